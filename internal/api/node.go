@@ -1,0 +1,95 @@
+package api
+
+import "github.com/kwaai/kwaaid/internal/expert"
+
+// Status is this node's account of itself.
+type Status struct {
+	Peer         string       `json:"peer"`
+	Addrs        []string     `json:"addrs"` // the real listen addresses, loopback included, without /p2p
+	Swarm        string       `json:"swarm"`
+	Version      string       `json:"version"`
+	Ready        bool         `json:"ready"`
+	Degraded     []string     `json:"degraded"` // reasons; a degraded node still serves
+	UptimeS      float64      `json:"uptime_s"`
+	Peers        int          `json:"peers"`
+	Reachability string       `json:"reachability"` // public, private or unknown
+	DHT          string       `json:"dht"`          // server or client
+	Experts      ExpertCounts `json:"experts"`
+	Load         Load         `json:"load"`
+	Memory       Memory       `json:"memory"`
+	Draining     bool         `json:"draining"`
+}
+
+// ExpertCounts counts this node's own experts.
+type ExpertCounts struct {
+	Hosted    int `json:"hosted"`
+	Ready     int `json:"ready"`
+	Announced int `json:"announced"`
+}
+
+// Load is how busy this node's experts are.
+type Load struct {
+	QueuedRows int `json:"queued_rows"`
+	Inflight   int `json:"inflight"` // exchanges and local calls under way
+}
+
+// Memory is what weights take and may take, in bytes.
+type Memory struct {
+	Weights int64 `json:"weights"`
+	Budget  int64 `json:"budget"`
+}
+
+// Expert is one expert that is known here.
+type Expert struct {
+	Expert    expert.ID    `json:"expert"`
+	Name      string       `json:"name,omitempty"`
+	Kind      string       `json:"kind"`
+	Hidden    int          `json:"hidden"`
+	Inner     int          `json:"inner,omitempty"`
+	DType     string       `json:"dtype"`
+	Digest    string       `json:"digest"`
+	Numerics  string       `json:"numerics,omitempty"`
+	Where     Where        `json:"where"` // local or remote
+	State     expert.State `json:"state"`
+	Error     string       `json:"error,omitempty"` // why the state is failed
+	Providers int          `json:"providers"`
+}
+
+// Peer is a connected peer and what is known of it.
+type Peer struct {
+	Peer    string   `json:"peer"`
+	Addrs   []string `json:"addrs"`
+	RTTMS   *float64 `json:"rtt_ms"` // null: not measured yet
+	Experts int      `json:"experts"`
+	Breaker string   `json:"breaker"` // closed, open or half-open
+	Success float64  `json:"success"` // smoothed share of calls that went well, 0 to 1
+	Agent   string   `json:"agent,omitempty"`
+}
+
+// Resolved says who hosts an expert, this node included.
+type Resolved struct {
+	Expert    expert.ID  `json:"expert"`
+	Name      string     `json:"name,omitempty"`
+	Key       string     `json:"key"` // provider key in the DHT, a CIDv1 in base32
+	Providers []Provider `json:"providers"`
+}
+
+// Provider is one host of an expert.
+type Provider struct {
+	Peer    string   `json:"peer"`
+	Addrs   []string `json:"addrs"`  // without /p2p
+	Source  string   `json:"source"` // local, dht, static or cache
+	AgeS    float64  `json:"age_s"`
+	Breaker string   `json:"breaker"` // closed, open or half-open
+	RTTMS   *float64 `json:"rtt_ms"`  // null: not measured yet
+}
+
+// ExpertList is the document of load and unload: the experts that were meant.
+type ExpertList struct {
+	Experts []Expert `json:"experts"`
+}
+
+// LoadRequest asks a node to host more experts, one SPEC as in `--expert` and in the configuration's experts.
+type LoadRequest struct {
+	Spec string `json:"spec"`
+}
