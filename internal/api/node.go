@@ -93,3 +93,10 @@ type ExpertList struct {
 type LoadRequest struct {
 	Spec string `json:"spec"`
 }
+
+// Readiness is the body of /readyz.
+type Readiness struct {
+	Ready    bool     `json:"ready"`
+	Reasons  []string `json:"reasons,omitempty"`  // why it is not ready
+	Degraded []string `json:"degraded,omitempty"` // what does not work as it should, though it is ready
+}

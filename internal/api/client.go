@@ -1,0 +1,281 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/npy"
+)
+
+// ResultHeader carries the JSON document of a call whose body is the output as npy.
+const ResultHeader = "Kwaai-Result"
+
+// MIMENpy is the media type of a tensor in numpy's format.
+const MIMENpy = "application/x-npy"
+
+// maxDocument bounds a JSON document from a node: 100,000 experts take some 30 MB.
+const maxDocument = 64 << 20
+
+// maxHeader bounds the reply's header, where the attempts of a call stand.
+const maxHeader = 1 << 20
+
+// maxEvent bounds one line of a bench's stream.
+const maxEvent = 1 << 20
+
+// ErrNoNode: nothing answers at the node's address.
+var ErrNoNode = errors.New("no node")
+
+// Client calls the HTTP address of a node. Its methods return *Error where the node answered with one, and an error that
+// matches ErrNoNode where nobody did.
+type Client struct {
+	base  string
+	addr  string
+	token string
+	http  *http.Client
+}
+
+// NewClient returns a client of the node at addr (HOST:PORT, or a URL); token may be empty. Close ends its connections.
+func NewClient(addr, token string) *Client {
+	base := addr
+	if !strings.Contains(addr, "://") {
+		base = "http://" + addr
+	}
+	return &Client{
+		base:  strings.TrimSuffix(base, "/"),
+		addr:  addr,
+		token: token,
+		http: &http.Client{Transport: &http.Transport{
+			MaxIdleConnsPerHost:    8,
+			IdleConnTimeout:        time.Minute,
+			MaxResponseHeaderBytes: maxHeader,
+			DisableCompression:     true, // activations do not compress, and the length is wanted
+		}},
+	}
+}
+
+// Close ends idle connections.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Status asks the node about itself.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, http.MethodGet, "/api/v1/status", nil)
+}
+
+// Experts asks for every expert that the node knows.
+func (c *Client) Experts(ctx context.Context) ([]Expert, error) {
+	return get[[]Expert](ctx, c, http.MethodGet, "/api/v1/experts", nil)
+}
+
+// Peers asks for the node's peers.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
+	return get[[]Peer](ctx, c, http.MethodGet, "/api/v1/peers", nil)
+}
+
+// Resolve asks who hosts the expert.
+func (c *Client) Resolve(ctx context.Context, name string) (Resolved, error) {
+	return get[Resolved](ctx, c, http.MethodGet, "/api/v1/resolve/"+escapeName(name), nil)
+}
+
+// Load has the node host more experts.
+func (c *Client) Load(ctx context.Context, req LoadRequest) (ExpertList, error) {
+	return get[ExpertList](ctx, c, http.MethodPost, "/api/v1/experts", req)
+}
+
+// Unload has the node stop hosting an expert.
+func (c *Client) Unload(ctx context.Context, name string) (ExpertList, error) {
+	return get[ExpertList](ctx, c, http.MethodDelete, "/api/v1/experts/"+escapeName(name), nil)
+}
+
+// Ready asks whether the node is ready, and if not, why.
+func (c *Client) Ready(ctx context.Context) (Readiness, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/readyz", "", nil, "")
+	if err != nil {
+		return Readiness{}, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
+	if err != nil {
+		return Readiness{}, fmt.Errorf("reading /readyz of %s: %w", c.addr, err)
+	}
+	var doc Readiness
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return Readiness{}, fmt.Errorf("/readyz of %s answered %s with something else than a node's document", c.addr, resp.Status)
+	}
+	return doc, nil
+}
+
+// Call makes one forward pass through the node.
+func (c *Client) Call(ctx context.Context, req CallRequest) (CallResult, *tensor.Dense, error) {
+	q := url.Values{}
+	set := func(key, value string) {
+		if value != "" {
+			q.Set(key, value)
+		}
+	}
+	set("digest", req.Digest)
+	set("codec", req.Codec)
+	set("numerics", req.Numerics)
+	if req.Timeout > 0 {
+		q.Set("timeout", req.Timeout.String())
+	}
+	var body io.Reader
+	contentType := ""
+	if req.Input != nil {
+		x, ok := req.Input.Data().([]float32)
+		if !ok {
+			return CallResult{}, nil, NewError("INVALID_ARGUMENT", fmt.Sprintf("the input is %v: expected float32", req.Input.Dtype()), nil)
+		}
+		var buf bytes.Buffer
+		if err := npy.Write(&buf, req.Input.Shape(), x); err != nil {
+			return CallResult{}, nil, err
+		}
+		body, contentType = &buf, MIMENpy
+	} else {
+		q.Set("rows", strconv.Itoa(max(req.Rows, 1)))
+		q.Set("seed", strconv.FormatUint(req.Seed, 10))
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/call/"+escapeName(req.Name)+"?"+q.Encode(), contentType, body, MIMENpy)
+	if err != nil {
+		return CallResult{}, nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return CallResult{}, nil, c.errorOf(resp)
+	}
+	var res CallResult
+	if err := json.Unmarshal([]byte(resp.Header.Get(ResultHeader)), &res); err != nil {
+		return CallResult{}, nil, fmt.Errorf("the header %s of %s: %w", ResultHeader, c.addr, err)
+	}
+	shape, y, err := npy.Read(resp.Body, resp.ContentLength)
+	if err != nil {
+		return CallResult{}, nil, fmt.Errorf("reading the output from %s: %w", c.addr, err)
+	}
+	return res, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(y)), nil
+}
+
+// Bench has the node make load; progress is called as it goes, in this goroutine.
+func (c *Client) Bench(ctx context.Context, req BenchRequest, progress func(BenchProgress)) (BenchResult, error) {
+	doc, err := json.Marshal(req)
+	if err != nil {
+		return BenchResult{}, err
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/bench", "application/json", bytes.NewReader(doc), "")
+	if err != nil {
+		return BenchResult{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return BenchResult{}, c.errorOf(resp)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		var event BenchEvent
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
+			return BenchResult{}, fmt.Errorf("a line of the bench from %s: %w", c.addr, err)
+		}
+		switch {
+		case event.Result != nil:
+			return *event.Result, nil
+		case event.Error != nil:
+			return BenchResult{}, &Error{Body: *event.Error}
+		case event.Progress != nil && progress != nil:
+			progress(*event.Progress)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return BenchResult{}, fmt.Errorf("the bench at %s broke off: %w", c.addr, err)
+	}
+	return BenchResult{}, fmt.Errorf("the bench at %s broke off before its result", c.addr)
+}
+
+// get sends in (nil: no body) as JSON and decodes the document that comes back.
+func get[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	var body io.Reader
+	contentType := ""
+	if in != nil {
+		doc, err := json.Marshal(in)
+		if err != nil {
+			return out, err
+		}
+		body, contentType = bytes.NewReader(doc), "application/json"
+	}
+	resp, err := c.do(ctx, method, path, contentType, body, "application/json")
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return out, c.errorOf(resp)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxDocument)).Decode(&out); err != nil {
+		return out, fmt.Errorf("the document %s of %s: %w", path, c.addr, err)
+	}
+	return out, nil
+}
+
+func (c *Client) do(ctx context.Context, method, path, contentType string, body io.Reader, accept string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("%w at %s: not an address: expected HOST:PORT", ErrNoNode, c.addr)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case err == nil:
+		return resp, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	default:
+		return nil, fmt.Errorf("%w at %s; start one with `kwaaid run` (%w)", ErrNoNode, c.addr, err)
+	}
+}
+
+// errorOf turns a reply that is not 200 into an error, whoever wrote it.
+func (c *Client) errorOf(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
+	if err != nil {
+		return fmt.Errorf("%s answered %s, and then: %w", c.addr, resp.Status, err)
+	}
+	doc := &Error{}
+	if json.Unmarshal(body, doc) != nil || doc.Body.Code == "" {
+		return fmt.Errorf("%s answered %s with something else than a node's document: is it a kwaaid?", c.addr, resp.Status)
+	}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		doc.RetryAfter = time.Duration(s) * time.Second
+	}
+	return doc
+}
+
+// escapeName keeps the slashes of a NAME and escapes what a URL cannot hold.
+func escapeName(name string) string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
+}
