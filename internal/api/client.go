@@ -31,6 +31,9 @@ const maxDocument = 64 << 20
 // maxHeader bounds the reply's header, where the attempts of a call stand.
 const maxHeader = 1 << 20
 
+// maxOutput bounds the output of a call; a node's own max_frame is the limit that counts.
+const maxOutput = 4 << 30
+
 // maxEvent bounds one line of a bench's stream.
 const maxEvent = 1 << 20
 
@@ -161,11 +164,11 @@ func (c *Client) Call(ctx context.Context, req CallRequest) (CallResult, *tensor
 	if err := json.Unmarshal([]byte(resp.Header.Get(ResultHeader)), &res); err != nil {
 		return CallResult{}, nil, fmt.Errorf("the header %s of %s: %w", ResultHeader, c.addr, err)
 	}
-	shape, y, err := npy.Read(resp.Body, resp.ContentLength)
+	y, err := npy.Read(resp.Body, resp.ContentLength, maxOutput)
 	if err != nil {
 		return CallResult{}, nil, fmt.Errorf("reading the output from %s: %w", c.addr, err)
 	}
-	return res, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(y)), nil
+	return res, tensor.New(tensor.WithShape(y.Shape...), tensor.WithBacking(y.Data)), nil
 }
 
 // Bench has the node make load; progress is called as it goes, in this goroutine.
