@@ -164,11 +164,11 @@ func (c *Client) Call(ctx context.Context, req CallRequest) (CallResult, *tensor
 	if err := json.Unmarshal([]byte(resp.Header.Get(ResultHeader)), &res); err != nil {
 		return CallResult{}, nil, fmt.Errorf("the header %s of %s: %w", ResultHeader, c.addr, err)
 	}
-	y, err := npy.Read(resp.Body, resp.ContentLength, maxOutput)
+	shape, y, err := npy.Read(resp.Body, maxOutput)
 	if err != nil {
 		return CallResult{}, nil, fmt.Errorf("reading the output from %s: %w", c.addr, err)
 	}
-	return res, tensor.New(tensor.WithShape(y.Shape...), tensor.WithBacking(y.Data)), nil
+	return res, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(y)), nil
 }
 
 // Bench has the node make load; progress is called as it goes, in this goroutine.
