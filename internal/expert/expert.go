@@ -72,9 +72,10 @@ const (
 
 // Hosted is an expert under its ID at one host.
 type Hosted struct {
-	ID    ID
-	Name  string // MODEL[@REVISION]/LAYER/INDEX; empty where it has none
-	State State
+	ID      ID
+	Name    string // MODEL[@REVISION]/LAYER/INDEX; empty where it has none
+	State   State
+	Problem string // why it failed; empty in every other state
 	Spec
 }
 
