@@ -1,0 +1,112 @@
+package config
+
+import (
+	"time"
+)
+
+// Config is a node's configuration. Default makes one, Load fills it from a file, the environment and flags.
+type Config struct {
+	Swarm     string        `yaml:"swarm" doc:"Name of the swarm. A swarm is a DHT of its own: nodes of other swarms are never asked."`
+	Listen    []string      `yaml:"listen" doc:"Addresses to listen on, as multiaddrs. TCP is dialled first, QUIC serves hole punching and networks without TCP."`
+	Announce  []string      `yaml:"announce" doc:"Addresses to announce instead of those found, such as a forwarded port's: [/ip4/203.0.113.7/tcp/7577]"`
+	Bootstrap []string      `yaml:"bootstrap" doc:"Peers to join by, as multiaddrs with /p2p/; any node can be one. Peers once seen are remembered and tried as well."`
+	DHT       string        `yaml:"dht" doc:"server: keeps records for others; client: only asks. auto: server when all listen addresses are loopback or private, else as reachability shows."`
+	NAT       NAT           `yaml:"nat" doc:"Ways through routers, for nodes that cannot be dialled directly."`
+	Data      string        `yaml:"data" doc:"Directory of the key, the cache of peers and the DHT's records; one node at a time. Default: $STATE_DIRECTORY (systemd sets it), else $XDG_DATA_HOME/kwaaid, else ~/.local/share/kwaaid."`
+	API       string        `yaml:"api" doc:"HOST:PORT of HTTP: commands, status page, metrics, health."`
+	GRPC      string        `yaml:"grpc" doc:"HOST:PORT of gRPC: health and reflection."`
+	APIToken  string        `yaml:"api_token" doc:"Token that clients of api and grpc send (Authorization: Bearer TOKEN). Needed, or insecure, where one of them is not on loopback."`
+	Insecure  bool          `yaml:"insecure" doc:"Takes calls on api and grpc from anywhere without a token: only behind something that checks who calls."`
+	PProf     bool          `yaml:"pprof" doc:"Serves Go's profiles at /debug/pprof/ on api."`
+	Log       Log           `yaml:"log" doc:"What is logged, to standard error."`
+	Experts   []Expert      `yaml:"experts" doc:"Experts to host."`
+	Fallbacks Fallbacks     `yaml:"fallbacks" doc:"Experts to ask, in this order, when nobody answers for the one on the left. Of the same hidden size; the reply says who answered."`
+	Remotes   Remotes       `yaml:"remotes" doc:"Providers that are known without the DHT."`
+	Calls     Calls         `yaml:"calls" doc:"Calls that this node makes."`
+	Checks    Checks        `yaml:"checks" doc:"How answers are checked."`
+	Serving   Serving       `yaml:"serving" doc:"Calls that this node answers."`
+	Limits    Limits        `yaml:"limits" doc:"What strangers may use of this node."`
+}
+
+// NAT says how a node behind a router makes itself reachable. All of it stays off in a swarm on loopback.
+type NAT struct {
+	Relay        bool `yaml:"relay" doc:"Asks relays to pass connections on."`
+	HolePunching bool `yaml:"hole_punching" doc:"Turns relayed connections into direct ones (needs relay)."`
+	UPnP         bool `yaml:"upnp" doc:"Asks the router to forward the ports."`
+	AutoNAT      bool `yaml:"autonat" doc:"Asks others whether this node can be dialled."`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `yaml:"level" doc:"trace, debug, info, warn or error"`
+	Format string `yaml:"format" doc:"console: for people; json; auto: for people on a terminal, else JSON"`
+}
+
+// Calls are the defaults of the calls that this node makes.
+type Calls struct {
+	Timeout    time.Duration `yaml:"timeout" doc:"One deadline for all of a call: look-up, attempts, fallbacks."`
+	MaxRetries int           `yaml:"max_retries" doc:"Attempts after the first, on other providers."`
+	Hedge      bool          `yaml:"hedge" doc:"Asks a second provider when the first is slower than that expert usually is."`
+	Codec      string        `yaml:"codec" doc:"Activations on the wire: f32 (bit-exact), bf16 or f16"`
+}
+
+// Checks says how answers are checked.
+type Checks struct {
+	Share float64 `yaml:"share" doc:"Fraction of the calls that is asked twice and compared by hash, 0 to 1"`
+	NaN   bool    `yaml:"nan" doc:"Refuses NaN and Inf in inputs, and in answers to inputs without."`
+}
+
+// Serving bounds the calls that this node answers.
+type Serving struct {
+	MaxRows    int           `yaml:"max_rows" doc:"Rows of one request for one expert."`
+	QueueRows  int           `yaml:"queue_rows" doc:"Rows admitted and not yet answered, all callers together; above it they hear OVERLOADED."`
+	QueueBytes Size          `yaml:"queue_bytes" doc:"The same in bytes of activations."`
+	MaxFrame   Size          `yaml:"max_frame" doc:"One request or reply on the wire, and one message on api and grpc."`
+	Drain      time.Duration `yaml:"drain" doc:"Time to answer what was taken, after SIGTERM. Keep TimeoutStopSec and stop_grace_period above it."`
+	Memory     Size          `yaml:"memory" doc:"Memory that weights and queues may take; 0: what the machine or cgroup has"`
+	Numerics   string        `yaml:"numerics" doc:"Order of operations: exact (the same bits on every machine)"`
+}
+
+// Limits bounds what strangers may use of this node.
+type Limits struct {
+	Connections     int `yaml:"connections" doc:"Connections, in and out."`
+	StreamsPerPeer  int `yaml:"streams_per_peer" doc:"Streams that one peer may hold open."`
+	RequestsPerPeer int `yaml:"requests_per_peer" doc:"Requests a second that one peer may make; 0: no limit"`
+}
+
+// Fallbacks holds for an expert those to ask in its place, in order.
+type Fallbacks map[Ref][]Ref
+
+// Remotes holds for an expert the addresses, with /p2p/, of providers that are known without the DHT.
+type Remotes map[Ref][]string
+
+// Default returns the configuration of a node that was told nothing. Its Data is empty; Load settles it.
+func Default() *Config {
+	return &Config{
+		Swarm: "kwaai",
+		Listen: []string{
+			"/ip4/0.0.0.0/tcp/7577", "/ip4/0.0.0.0/udp/7577/quic-v1",
+			"/ip6/::/tcp/7577", "/ip6/::/udp/7577/quic-v1",
+		},
+		DHT:  "auto",
+		API:  "127.0.0.1:7575",
+		GRPC: "127.0.0.1:7576",
+		Log:  Log{Level: "info", Format: "auto"},
+		Calls: Calls{
+			Timeout:    5 * time.Second,
+			MaxRetries: 3,
+			Hedge:      true,
+			Codec:      "f32",
+		},
+		Checks: Checks{Share: 0.02, NaN: true},
+		Serving: Serving{
+			MaxRows:    4096,
+			QueueRows:  16384,
+			QueueBytes: 256 << 20,
+			MaxFrame:   256 << 20,
+			Drain:      20 * time.Second,
+			Numerics:   "exact",
+		},
+		Limits: Limits{Connections: 512, StreamsPerPeer: 64},
+	}
+}

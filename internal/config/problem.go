@@ -1,0 +1,61 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Problem is one thing that is wrong with a configuration.
+type Problem struct {
+	// Path is the key, such as `calls.timeout` or `experts[2].hidden`; empty where the document as a whole is meant.
+	Path string `json:"path"`
+	// Line is where it stands in the file, from 1; 0 where it comes from elsewhere.
+	Line int `json:"line"`
+	// Source is where the value comes from: the file's name, an environment variable, a flag, or `default`.
+	Source string `json:"source,omitempty"`
+	// Message says what is wrong and what was expected.
+	Message string `json:"message"`
+}
+
+// Error returns `SOURCE:LINE: PATH: MESSAGE`, less what is not known.
+func (p Problem) Error() string {
+	var b strings.Builder
+	if p.Source != "" {
+		b.WriteString(p.Source)
+		if p.Line > 0 {
+			b.WriteString(":" + strconv.Itoa(p.Line))
+		}
+		b.WriteString(": ")
+	}
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// Problems is all that is wrong with a configuration, in the order of the schema; as an error it is never empty.
+type Problems []Problem
+
+// Error returns one line per problem.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// add appends a problem of the key at path.
+func (ps *Problems) add(path, format string, args ...any) {
+	*ps = append(*ps, Problem{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// err returns the problems as an error, nil if there are none.
+func (ps Problems) err() error {
+	if len(ps) == 0 {
+		return nil
+	}
+	return ps
+}
