@@ -6,26 +6,26 @@ import (
 
 // Config is a node's configuration. Default makes one, Load fills it from a file, the environment and flags.
 type Config struct {
-	Swarm     string        `yaml:"swarm" doc:"Name of the swarm. A swarm is a DHT of its own: nodes of other swarms are never asked."`
-	Listen    []string      `yaml:"listen" doc:"Addresses to listen on, as multiaddrs. TCP is dialled first, QUIC serves hole punching and networks without TCP."`
-	Announce  []string      `yaml:"announce" doc:"Addresses to announce instead of those found, such as a forwarded port's: [/ip4/203.0.113.7/tcp/7577]"`
-	Bootstrap []string      `yaml:"bootstrap" doc:"Peers to join by, as multiaddrs with /p2p/; any node can be one. Peers once seen are remembered and tried as well."`
-	DHT       string        `yaml:"dht" doc:"server: keeps records for others; client: only asks. auto: server when all listen addresses are loopback or private, else as reachability shows."`
-	NAT       NAT           `yaml:"nat" doc:"Ways through routers, for nodes that cannot be dialled directly."`
-	Data      string        `yaml:"data" doc:"Directory of the key, the cache of peers and the DHT's records; one node at a time. Default: $STATE_DIRECTORY (systemd sets it), else $XDG_DATA_HOME/kwaaid, else ~/.local/share/kwaaid."`
-	API       string        `yaml:"api" doc:"HOST:PORT of HTTP: commands, status page, metrics, health."`
-	GRPC      string        `yaml:"grpc" doc:"HOST:PORT of gRPC: health and reflection."`
-	APIToken  string        `yaml:"api_token" doc:"Token that clients of api and grpc send (Authorization: Bearer TOKEN). Needed, or insecure, where one of them is not on loopback."`
-	Insecure  bool          `yaml:"insecure" doc:"Takes calls on api and grpc from anywhere without a token: only behind something that checks who calls."`
-	PProf     bool          `yaml:"pprof" doc:"Serves Go's profiles at /debug/pprof/ on api."`
-	Log       Log           `yaml:"log" doc:"What is logged, to standard error."`
-	Experts   []Expert      `yaml:"experts" doc:"Experts to host."`
-	Fallbacks Fallbacks     `yaml:"fallbacks" doc:"Experts to ask, in this order, when nobody answers for the one on the left. Of the same hidden size; the reply says who answered."`
-	Remotes   Remotes       `yaml:"remotes" doc:"Providers that are known without the DHT."`
-	Calls     Calls         `yaml:"calls" doc:"Calls that this node makes."`
-	Checks    Checks        `yaml:"checks" doc:"How answers are checked."`
-	Serving   Serving       `yaml:"serving" doc:"Calls that this node answers."`
-	Limits    Limits        `yaml:"limits" doc:"What strangers may use of this node."`
+	Swarm     string    `yaml:"swarm" doc:"Name of the swarm. A swarm is a DHT of its own: nodes of other swarms are never asked."`
+	Listen    []string  `yaml:"listen" doc:"Addresses to listen on, as multiaddrs. TCP is dialled first, QUIC serves hole punching and networks without TCP."`
+	Announce  []string  `yaml:"announce" doc:"Addresses to announce instead of those found, such as a forwarded port's: [/ip4/203.0.113.7/tcp/7577]"`
+	Bootstrap []string  `yaml:"bootstrap" doc:"Peers to join by, as multiaddrs with /p2p/; any node can be one. Peers once seen are remembered and tried as well."`
+	DHT       string    `yaml:"dht" doc:"server: keeps records for others; client: only asks. auto: server when all listen addresses are loopback or private, else as reachability shows."`
+	NAT       NAT       `yaml:"nat" doc:"Ways through routers, for nodes that cannot be dialled directly."`
+	Data      string    `yaml:"data" doc:"Directory of the key, the cache of peers and the DHT's records; one node at a time. Default: $STATE_DIRECTORY (systemd sets it), else $XDG_DATA_HOME/kwaaid, else ~/.local/share/kwaaid."`
+	API       string    `yaml:"api" doc:"HOST:PORT of HTTP: commands, status page, metrics, health."`
+	GRPC      string    `yaml:"grpc" doc:"HOST:PORT of gRPC: health and reflection."`
+	APIToken  string    `yaml:"api_token" doc:"Token that clients of api and grpc send (Authorization: Bearer TOKEN). Needed, or insecure, where one of them is not on loopback."`
+	Insecure  bool      `yaml:"insecure" doc:"Takes calls on api and grpc from anywhere without a token: only behind something that checks who calls."`
+	PProf     bool      `yaml:"pprof" doc:"Serves Go's profiles at /debug/pprof/ on api."`
+	Log       Log       `yaml:"log" doc:"What is logged, to standard error."`
+	Experts   []Expert  `yaml:"experts" doc:"Experts to host."`
+	Fallbacks Fallbacks `yaml:"fallbacks" doc:"Experts to ask, in this order, when nobody answers for the one on the left. Of the same hidden size; the reply says who answered."`
+	Remotes   Remotes   `yaml:"remotes" doc:"Providers that are known without the DHT."`
+	Calls     Calls     `yaml:"calls" doc:"Calls that this node makes."`
+	Checks    Checks    `yaml:"checks" doc:"How answers are checked."`
+	Serving   Serving   `yaml:"serving" doc:"Calls that this node answers."`
+	Limits    Limits    `yaml:"limits" doc:"What strangers may use of this node."`
 }
 
 // NAT says how a node behind a router makes itself reachable. All of it stays off in a swarm on loopback.

@@ -90,9 +90,9 @@ func TestParseExpert(t *testing.T) {
 
 func TestParseExpert_SaysWhatIsWrong(t *testing.T) {
 	for spec, want := range map[string]string{
-		"":         `"" is no expert: expected KEY=VALUE with commas between, such as id=7,kind=identity,hidden=1024`,
-		"identity": `"identity" is no expert: expected KEY=VALUE with commas between, such as id=7,kind=identity,hidden=1024`,
-		"{id: 7":   `not YAML: did not find expected ',' or '}'`,
+		"":                                    `"" is no expert: expected KEY=VALUE with commas between, such as id=7,kind=identity,hidden=1024`,
+		"identity":                            `"identity" is no expert: expected KEY=VALUE with commas between, such as id=7,kind=identity,hidden=1024`,
+		"{id: 7":                              `not YAML: did not find expected ',' or '}'`,
 		"id=7,kind=identity,hidden=wide":      `hidden: expected a whole number, got "wide"`,
 		"id=7,kind=identity":                  `hidden is missing: expected 1 to 1048576`,
 		"id=7,kind=identity,hiden=8":          `hiden: unknown key: did you mean hidden?`,
