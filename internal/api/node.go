@@ -29,8 +29,9 @@ type ExpertCounts struct {
 
 // Load is how busy this node's experts are.
 type Load struct {
-	QueuedRows int `json:"queued_rows"`
-	Inflight   int `json:"inflight"` // exchanges and local calls under way
+	QueuedRows int    `json:"queued_rows"`
+	Inflight   int    `json:"inflight"` // exchanges and local calls under way
+	Rows       uint64 `json:"rows"`     // computed by this node's experts since it started
 }
 
 // Memory is what weights take and may take, in bytes.
@@ -53,6 +54,7 @@ type Expert struct {
 	State     expert.State `json:"state"`
 	Error     string       `json:"error,omitempty"` // why the state is failed
 	Providers int          `json:"providers"`
+	Rows      uint64       `json:"rows,omitempty"` // computed here since it was loaded; local experts only
 }
 
 // Peer is a connected peer and what is known of it.
@@ -64,6 +66,13 @@ type Peer struct {
 	Breaker string   `json:"breaker"` // closed, open or half-open
 	Success float64  `json:"success"` // smoothed share of calls that went well, 0 to 1
 	Agent   string   `json:"agent,omitempty"`
+
+	// What its last replies and this node's own calls say; absent where nothing is under way or known.
+	Inflight   int      `json:"inflight,omitempty"`    // calls of this node to it that are under way
+	QueuedRows int      `json:"queued_rows,omitempty"` // rows of others in its queue
+	LatencyMS  *float64 `json:"latency_ms,omitempty"`  // smoothed time of an answer
+	RestingS   float64  `json:"resting_s,omitempty"`   // until it is asked again
+	Resting    string   `json:"resting,omitempty"`     // why: full, not ready, misbehaved, draining, unreachable
 }
 
 // Resolved says who hosts an expert, this node included.
