@@ -41,8 +41,7 @@ func TestDocument_ExamplesWork(t *testing.T) {
 func TestDocument_EveryKeyHasACommentAndFitsAScreen(t *testing.T) {
 	var walk func(v reflect.Type)
 	walk = func(v reflect.Type) {
-		for i := range v.NumField() {
-			field := v.Field(i)
+		for field := range v.Fields() {
 			require.NotEmpty(t, field.Tag.Get("yaml"), "%s.%s", v, field.Name)
 			require.NotEmpty(t, field.Tag.Get("doc"), "%s.%s", v, field.Name)
 			if field.Type.Kind() == reflect.Struct {

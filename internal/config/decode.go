@@ -47,7 +47,7 @@ func (d *decoder) value(out reflect.Value, node *yaml.Node, path string) {
 		out.Set(fresh)
 		return
 	}
-	if _, isText := out.Addr().Interface().(encoding.TextUnmarshaler); isText {
+	if _, isText := reflect.TypeAssert[encoding.TextUnmarshaler](out.Addr()); isText {
 		d.scalar(out, node, path)
 		return
 	}
@@ -65,7 +65,7 @@ func (d *decoder) value(out reflect.Value, node *yaml.Node, path string) {
 
 // section decodes a mapping into a struct. An expert may also be written as its SPEC.
 func (d *decoder) section(out reflect.Value, node *yaml.Node, path string) {
-	if e, isExpert := out.Addr().Interface().(*Expert); isExpert && node.Kind == yaml.ScalarNode {
+	if e, isExpert := reflect.TypeAssert[*Expert](out.Addr()); isExpert && node.Kind == yaml.ScalarNode {
 		for _, p := range decodeExpertSpec(e, node.Value) {
 			d.fail(join(path, p.Path), node, "%s", p.Message)
 		}

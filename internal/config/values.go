@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -130,13 +131,8 @@ func (s Selection) Has(n int) bool {
 
 // HasLayer tells whether the layer is chosen: by its number, or by its module's dotted path.
 func (s Selection) HasLayer(layer string) bool {
-	for _, w := range s.words {
-		if w == layer {
-			return true
-		}
-	}
 	n, err := strconv.Atoi(layer)
-	return err == nil && s.Has(n) || s.All()
+	return s.All() || slices.Contains(s.words, layer) || err == nil && s.Has(n)
 }
 
 // String returns the selection as it is written; empty for all.
