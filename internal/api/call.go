@@ -7,6 +7,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
@@ -64,7 +65,12 @@ type CallResult struct {
 }
 
 // HashOutput returns what CallResult.SHA256 holds: the hash of the little-endian bytes of a float32 output.
-func HashOutput(littleEndian []byte) string {
-	sum := sha256.Sum256(littleEndian)
+func HashOutput(y []float32) string {
+	bytes, ok := codec.ViewBytes(y)
+	if !ok { // a big-endian machine
+		bytes = make([]byte, 4*len(y))
+		codec.EncodeF32(bytes, y)
+	}
+	sum := sha256.Sum256(bytes)
 	return hex.EncodeToString(sum[:])
 }
