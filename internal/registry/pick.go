@@ -1,0 +1,270 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// Dice draws a number from 0 to n-1. *rand.Rand of math/rand/v2 is one. It is used under the table's lock, one draw at a time.
+type Dice interface{ IntN(n int) int }
+
+// Query says what is to be computed.
+type Query struct {
+	Expert expert.ID
+	Rows   int
+	Digest expert.Digest // the weights that are meant; zero: those that unpinned calls use
+	Tried  []peer.ID     // left out
+	Shared []peer.ID     // peers that get other rows of the same batch: preferred, unless they are busier
+}
+
+// Pick is a provider that was chosen. Its rows count as under way until it is reported.
+type Pick struct {
+	Expert expert.ID
+	Peer   peer.ID
+	Digest expert.Digest // to ask for; zero: any
+
+	entry      *entry
+	host       *host
+	stats      *stats
+	at         tick
+	rows       int32
+	work       float32 // rows to be computed until the answer, these included
+	probePeer  bool    // it holds the probe of the peer's breaker
+	probeStats bool    // it holds the probe of the breaker of this expert at the peer
+}
+
+// NoneError says why nobody could be picked. It counts the providers known, and why each was left out.
+type NoneError struct {
+	Expert  expert.ID
+	Known   int           // providers known
+	Tried   int           // tried by this call
+	Other   int           // with other weights under the same name
+	Open    int           // breaker open, shut out, draining, gone
+	Resting int           // full, or not ready
+	Soonest time.Duration // until the first that rests for being full may be asked again; 0: none rests for that
+}
+
+// ErrNone: no provider can be asked now. See NoneError for the reasons.
+var ErrNone = errors.New("no provider to ask")
+
+func (e *NoneError) Error() string {
+	if e.Known == 0 {
+		return fmt.Sprintf("no provider of %s is known", e.Expert)
+	}
+	var parts []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{
+		{e.Tried, "tried"}, {e.Other, "with other weights"}, {e.Open, "out of reach or failing"}, {e.Resting, "full or not ready"},
+	} {
+		if c.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+	}
+	return fmt.Sprintf("of %d providers of %s none is left: %s", e.Known, e.Expert, strings.Join(parts, ", "))
+}
+
+// Unwrap makes errors.Is(err, ErrNone) hold.
+func (e *NoneError) Unwrap() error { return ErrNone }
+
+const (
+	// slowStart: a peer that was gone may have cold caches, and all callers find it idle at once. Its share grows from leastShare
+	// to a full one.
+	slowStart  = 2 * time.Second
+	leastShare = 0.1
+	// frameCost: a frame of its own costs the caller and the host about so much, in seconds; rows that can share one may wait as long.
+	frameCost = 200e-6
+	// lastResortRest: when nobody else is left, a peer without connection is dialled again, but not on every call.
+	lastResortRest = 250 * time.Millisecond
+	// diceFaces: shares are drawn to a thousandth.
+	diceFaces = 1000
+)
+
+// reason says why a provider is left out.
+type reason uint8
+
+const (
+	pickable reason = iota
+	tried
+	other
+	open
+	resting // the host is full
+	unready // it does not have the expert ready
+	expired
+)
+
+// why tells whether a provider can be picked.
+func (p *provider) why(q *Query, digest expert.Digest, now tick) reason {
+	h, s := p.host, p.stats
+	switch {
+	case p.expired(now):
+		return expired
+	case slices.Contains(q.Tried, h.id):
+		return tried
+	case h.shut > now, h.draining:
+		return open
+	case p.other(digest, now):
+		return other
+	case !h.breaker.allows(now), s != nil && !s.breaker.allows(now):
+		return open
+	case h.rest > now:
+		return resting
+	case s != nil && s.rest > now:
+		return unready
+	default:
+		return pickable
+	}
+}
+
+func (p *provider) expired(now tick) bool {
+	heard := p.seen
+	if p.stats != nil {
+		heard = max(heard, p.stats.at)
+	}
+	return p.source != Static && now-heard > tick(providerLife)
+}
+
+// Pick chooses who is to compute the rows: of two providers drawn at random, the one with the smaller expected wait. Exactly one
+// Report must follow. The error is a *NoneError.
+func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[q.Expert]
+	if e == nil {
+		return Pick{}, &NoneError{Expert: q.Expert}
+	}
+	t.touch(q.Expert)
+	digest := q.Digest
+	if digest.IsZero() {
+		digest = e.elect(at)
+	}
+	t.dropExpired(e, at)
+
+	var buffer [32]*provider
+	good, held := buffer[:0:16], buffer[16:16] // those who can be picked; those held back by their slow start
+	none := NoneError{Expert: q.Expert, Known: len(e.providers)}
+	for i := range e.providers {
+		p := &e.providers[i]
+		switch p.why(&q, digest, at) {
+		case pickable:
+			if p.host.heldBack(at, dice) {
+				held = append(held, p)
+			} else {
+				good = append(good, p)
+			}
+		case tried:
+			none.Tried++
+		case other:
+			none.Other++
+		case open:
+			none.Open++
+		case resting:
+			none.Resting++
+			if left := time.Duration(p.host.rest - at); none.Soonest == 0 || left < none.Soonest {
+				none.Soonest = left
+			}
+		case unready:
+			none.Resting++
+		case expired: // dropped above
+		}
+	}
+	if len(good) == 0 {
+		good = held
+	}
+	if len(good) == 0 {
+		good = e.lastResort(&q, digest, at, good)
+	}
+	if len(good) == 0 {
+		err := none // only this copy is put on the heap
+		return Pick{}, &err
+	}
+	return t.begin(e, choose(good, &q, at, dice), digest, q.Rows, at), nil
+}
+
+// heldBack tells whether a peer that came back lately sits this draw out.
+func (h *host) heldBack(now tick, dice Dice) bool {
+	if h.returned == 0 {
+		return false
+	}
+	share := float64(now-h.returned) / float64(slowStart)
+	if share >= 1 {
+		h.returned = 0
+		return false
+	}
+	return float64(dice.IntN(diceFaces)) >= diceFaces*max(share, leastShare)
+}
+
+// lastResort returns a peer that only lacks a connection: when nobody else is left, one dial costs less than giving up.
+func (e *entry) lastResort(q *Query, digest expert.Digest, now tick, list []*provider) []*provider {
+	for i := range e.providers {
+		p := &e.providers[i]
+		h, s := p.host, p.stats
+		if h.verdict == Dead && !h.breaker.probing && (h.undialed == 0 || now-h.undialed >= tick(lastResortRest)) &&
+			h.shut <= now && !h.draining && h.rest <= now &&
+			(s == nil || s.breaker.allows(now) && s.rest <= now) &&
+			!p.other(digest, now) && !slices.Contains(q.Tried, h.id) {
+			return append(list, p)
+		}
+	}
+	return list
+}
+
+// choose draws two and takes the better one; the first drawn where they are equal.
+func choose(good []*provider, q *Query, now tick, dice Dice) *provider {
+	best := good[0]
+	if len(good) > 1 {
+		i, j := dice.IntN(len(good)), dice.IntN(len(good)-1)
+		if j >= i {
+			j++
+		}
+		a, b := good[i], good[j]
+		best = a
+		if b.wait(a, q.Rows, now) < a.wait(b, q.Rows, now) {
+			best = b
+		}
+	}
+	if len(q.Shared) == 0 || slices.Contains(q.Shared, best.host.id) {
+		return best
+	}
+	for _, p := range good {
+		if slices.Contains(q.Shared, p.host.id) && p.wait(best, q.Rows, now) <= best.wait(p, q.Rows, now)+frameCost {
+			return p
+		}
+	}
+	return best
+}
+
+// begin counts the rows as under way.
+func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now tick) Pick {
+	if p.stats == nil {
+		p.stats = &stats{}
+	}
+	h, s := p.host, p.stats
+	k := Pick{
+		Expert: e.id, Peer: h.id, Digest: digest,
+		entry: e, host: h, stats: s, at: now, rows: int32(rows), work: float32(h.ahead(now)) + float32(rows),
+		probePeer: h.breaker.begin(), probeStats: s.breaker.begin(),
+	}
+	h.inflight++
+	s.inflight++
+	h.inflightRows += k.rows
+	s.inflightRows += k.rows
+	return k
+}
+
+func (t *Table) dropExpired(e *entry, now tick) {
+	for i := len(e.providers) - 1; i >= 0; i-- {
+		if p := &e.providers[i]; p.expired(now) && (p.stats == nil || p.stats.inflight == 0) {
+			t.removeAt(e, i)
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package registry
+
+import (
+	"time"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// Kind is what became of a call to a provider.
+type Kind uint8
+
+// The kinds. What each does to whom stands at Report.
+const (
+	Answered    Kind = iota // a good answer
+	Suspect                 // an answer that somebody else has to confirm; see Blame
+	Overloaded              // the host is full, and well
+	NotReady                // the expert is loading, draining or failed there
+	NotFound                // the host does not have the expert
+	Mismatch                // the host has other weights
+	Refused                 // the host will not do this request: too large, codec, numerics, invalid argument
+	Failed                  // the expert failed there, or answered what cannot be an answer
+	TimedOut                // no answer in its share of the time
+	Broken                  // the stream or its connection broke
+	Unreachable             // no connection could be made
+	Garbled                 // what came is no frame of the protocol
+	Cancelled               // nobody waits for the answer any more
+)
+
+// Outcome says how a call to a provider went.
+type Outcome struct {
+	Kind       Kind
+	Took       time.Duration
+	Load       expert.Load   // with a reply; zero otherwise
+	RetryAfter time.Duration // with Overloaded
+	Digest     expert.Digest // of the weights that the host has; zero: it did not say
+	Hidden     int           // with Answered: width of a row
+}
+
+const (
+	// smoothing: the last ten answers make 90% of an estimate.
+	smoothing = 0.2
+	// towardsLow, towardsHigh: the round trip is what remains of a call when nothing waits, so low samples count and high ones hardly.
+	towardsLow, towardsHigh = 0.5, 0.02
+	// leastRTT keeps a smoothed round trip from reading as unknown.
+	leastRTT = 1e-6
+	// unreadyRest: experts load in seconds; asking once a second costs little.
+	unreadyRest = time.Second
+	// absentRest: a record in the DHT outlives what it says by up to half an hour, and a host that starts again says at first that it
+	// has nothing.
+	absentRest = 10 * time.Second
+	// leastRetryAfter, mostRetryAfter bound what a full host may ask for: it can't keep callers spinning, nor away for good.
+	leastRetryAfter, mostRetryAfter = time.Millisecond, 10 * time.Second
+	// shutFirst, shutMost: bytes that are no frames come from other software; one try now and then finds out when it was mended.
+	shutFirst, shutMost = 10 * time.Second, time.Hour
+)
+
+// Report says how a pick went, exactly once for each Pick.
+//
+// An answer is success to the peer and to the expert there; Failed and TimedOut are failures of the expert there; Broken is one of the
+// peer; Unreachable makes the peer dead; Garbled shuts it out. The others are nobody's failure: a full host rests for as long as it
+// asks, one that lacks the expert is not asked for it for a while.
+func (t *Table) Report(k Pick, o Outcome, now time.Time) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, s := k.host, k.stats
+	h.inflight--
+	s.inflight--
+	h.inflightRows -= k.rows
+	s.inflightRows -= k.rows
+	h.learnLoad(o.Load, at)
+	k.entry.learnDigest(h, o.Digest, at)
+	if o.Kind.reply() {
+		h.well(k.probePeer, at)
+	}
+
+	switch o.Kind {
+	case Answered:
+		t.answered(&k, &o, at)
+	case Overloaded:
+		h.rest = max(h.rest, at+tick(min(max(o.RetryAfter, leastRetryAfter), mostRetryAfter)))
+	case NotReady:
+		s.rest = at + tick(unreadyRest)
+	case NotFound:
+		s.rest = at + tick(absentRest)
+	case Mismatch:
+		s.wrong, s.wrongUntil = short(k.Digest), at+tick(digestLife)
+		if p := k.entry.find(h); p != nil && p.digest == k.Digest {
+			p.digest = expert.Digest{} // it had these weights once
+		}
+	case Failed, TimedOut:
+		if s.breaker.fail(k.at, at, k.probeStats) {
+			s.health.add(false, at)
+			h.health.add(false, at)
+		}
+		k.probeStats = false
+		if o.Kind == TimedOut {
+			k.cut(o.Took)
+		}
+	case Broken:
+		h.fail(k.at, at, k.probePeer)
+		k.probePeer = false
+	case Unreachable:
+		h.health.add(false, at)
+		h.breaker.probing = h.breaker.probing && !k.probePeer
+		h.gone(at)
+		h.undialed = at
+		k.probePeer = false
+	case Garbled:
+		h.shutOut(shutFirst, shutMost, at)
+	case Cancelled:
+		k.cut(o.Took)
+	case Suspect, Refused: // nothing is known yet; nothing is wrong with the host
+	}
+	h.breaker.release(k.probePeer)
+	s.breaker.release(k.probeStats)
+	t.forgetIdle(h)
+}
+
+// reply tells whether the peer answered something that makes sense, so that it is alive and its way is good.
+func (k Kind) reply() bool {
+	switch k {
+	case Answered, Suspect, Overloaded, NotReady, NotFound, Mismatch, Refused, Failed:
+		return true
+	default:
+		return false
+	}
+}
+
+// well notes that the peer answered. A peer that was thought gone starts slowly.
+func (h *host) well(probe bool, now tick) {
+	// What missed a ping and answers all the same is back. An answer of one whose connection is gone may have been on its way.
+	if probe || !h.breaker.open || h.verdict == Unknown {
+		if h.breaker.ok() {
+			h.returned = now
+		}
+	}
+	h.heard, h.verdict = now, Alive
+}
+
+// fail counts a failure of the peer itself.
+func (h *host) fail(picked, now tick, probe bool) {
+	if h.breaker.fail(picked, now, probe) {
+		h.health.add(false, now)
+	}
+}
+
+// gone takes the peer out of the choice until its connection is back or a probe goes well.
+func (h *host) gone(now tick) {
+	h.verdict = Dead
+	h.breaker.trip(now)
+	h.breaker.failedAt = now
+	h.others = 0
+}
+
+// shutOut leaves the peer out for a while that doubles each time. What lies as long back as the longest while is forgotten.
+func (h *host) shutOut(first, most time.Duration, now tick) {
+	if h.struckAt != 0 && now-h.struckAt > 2*tick(most) {
+		h.strikes = 0
+	}
+	rest := first
+	for range h.strikes {
+		rest = min(2*rest, most)
+		if rest == most {
+			break
+		}
+	}
+	h.shut = max(h.shut, now+tick(rest))
+	h.strikes++
+	h.struckAt = now
+	h.health.add(false, now)
+}
+
+func (h *host) learnLoad(l expert.Load, now tick) {
+	if l == (expert.Load{}) {
+		return
+	}
+	// What of the queue is ours is counted exactly, by inflightRows.
+	h.others = float32(max(0, l.QueuedRows-int(h.inflightRows)))
+	h.service = float32(l.ServiceTime.Seconds())
+	h.loadAt = now
+}
+
+// answered learns from a good answer.
+func (t *Table) answered(k *Pick, o *Outcome, now tick) {
+	h, s, took := k.host, k.stats, o.Took.Seconds()
+	h.health.add(true, now)
+	s.health.add(true, now)
+	if k.probeStats || !s.breaker.open {
+		if s.breaker.ok() {
+			h.returned = now
+		}
+	}
+	k.probeStats = false
+	s.rest = 0
+	smooth(&s.latency, took, smoothing)
+
+	// Service and round trip divide what the call took: first what is beside computing, by the host's own account of that; then
+	// what a row takes as seen from here, whatever the host says.
+	beside := max(took-float64(k.work)*float64(h.service), leastRTT)
+	weight := towardsHigh
+	if beside < float64(h.rtt) {
+		weight = towardsLow
+	}
+	smooth(&h.rtt, beside, weight)
+	smooth(&s.service, max(took-float64(h.rtt), 0)/max(float64(k.work), 1), smoothing)
+	s.at = now
+
+	if o.Hidden > 0 {
+		k.entry.hidden, k.entry.proven = uint32(o.Hidden), true
+	}
+	k.entry.quantile(int(k.rows)).add(took)
+}
+
+// cut learns from a call without an answer that it took longer than this.
+func (k *Pick) cut(took time.Duration) { k.entry.quantile(int(k.rows)).cut(took.Seconds()) }
+
+// quantile returns the estimate for calls of so many rows.
+func (e *entry) quantile(rows int) *quantile {
+	class := rowClass(rows)
+	if len(e.slow) <= class {
+		e.slow = append(e.slow, make([]quantile, class+1-len(e.slow))...)
+	}
+	return &e.slow[class]
+}
+
+// Slow returns the time above which one call in twenty for so many rows of the expert lies; false while too few were seen.
+func (t *Table) Slow(id expert.ID, rows int) (time.Duration, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[id]
+	class := rowClass(rows)
+	if e == nil || len(e.slow) <= class || e.slow[class].count < minSamples {
+		return 0, false
+	}
+	return time.Duration(float64(e.slow[class].seconds) * float64(time.Second)), true
+}

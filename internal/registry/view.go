@@ -1,0 +1,171 @@
+package registry
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// ExpertView is an expert that somebody hosts elsewhere.
+type ExpertView struct {
+	ID        expert.ID
+	Name      string        // these are empty until a host described it
+	Kind      string        //
+	DType     string        //
+	Numerics  string        //
+	State     expert.State  // ready where a provider can be asked; else as a host described it
+	Hidden    int           // 0: not known
+	Inner     int           //
+	Digest    expert.Digest // the one that unpinned calls use; zero: not known
+	Providers int           // known
+	Reachable int           // of them, those that could be asked now
+}
+
+// ProviderView is a host of an expert.
+type ProviderView struct {
+	Peer     peer.ID
+	Source   Source
+	Age      time.Duration // since it was last heard that it is a provider
+	Breaker  BreakerState  // the peer's, or that of the expert there, whichever is further from closed
+	RTT      time.Duration // smoothed; 0: not measured
+	Latency  time.Duration // smoothed time of an answer; 0: none yet
+	Service  time.Duration // smoothed time of a row as seen from here; 0: none yet
+	Success  float64       // smoothed share of calls that went well, 0 to 1
+	Inflight int           // calls under way
+	Resting  time.Duration // until it may be asked again, having been full or not ready; 0: now
+	Digest   expert.Digest // zero: not known
+	Other    bool          // it is known to have other weights than unpinned calls use
+}
+
+// PeerView is a peer.
+type PeerView struct {
+	Peer      peer.ID
+	Connected bool
+	Verdict   Verdict
+	Draining  bool
+	Experts   int // of which it is a known provider
+	Breaker   BreakerState
+	RTT       time.Duration // smoothed; 0: not measured
+	Success   float64       // smoothed share of calls that went well, 0 to 1
+	Inflight  int           // calls under way
+	Queued    int           // rows of others in its queue, as it said last
+	Resting   time.Duration // until it may be asked again, having been full; 0: now
+	ShutOut   time.Duration // until it may be asked again, having misbehaved; 0: now
+}
+
+// Experts lists the experts that have providers, by ID.
+func (t *Table) Experts(now time.Time) []ExpertView {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]ExpertView, 0, len(t.experts))
+	for _, e := range t.experts {
+		if len(e.providers) == 0 {
+			continue
+		}
+		v := ExpertView{ID: e.id, Hidden: int(e.hidden), Digest: e.digest, Providers: len(e.providers)}
+		if a := e.about; a != nil {
+			v.Name, v.Kind, v.DType, v.Numerics, v.Inner, v.State = a.name, a.kind, a.dtype, a.numerics, int(a.inner), a.state
+		}
+		for i := range e.providers {
+			if e.providers[i].why(&Query{}, e.digest, at) == pickable {
+				v.Reachable++
+			}
+		}
+		if v.Reachable > 0 && v.State == "" {
+			v.State = expert.StateReady
+		}
+		list = append(list, v)
+	}
+	slices.SortFunc(list, func(a, b ExpertView) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Providers lists the known providers of an expert, in the order in which they became known.
+func (t *Table) Providers(id expert.ID, now time.Time) []ProviderView {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[id]
+	if e == nil {
+		return nil
+	}
+	t.dropExpired(e, at)
+	list := make([]ProviderView, 0, len(e.providers))
+	for i := range e.providers {
+		p := &e.providers[i]
+		h, s := p.host, p.stats
+		v := ProviderView{
+			Peer: h.id, Source: p.source, Age: time.Duration(max(0, at-p.seen)), Breaker: h.breakerState(at), RTT: seconds(h.rtt),
+			Success: h.health.rate(at), Resting: time.Duration(max(0, h.rest-at)), Digest: p.digest, Other: p.other(e.digest, at),
+		}
+		if s != nil {
+			v.Breaker = worse(v.Breaker, s.breaker.state(at))
+			v.Latency, v.Service, v.Inflight = seconds(s.latency), seconds(s.service), int(s.inflight)
+			v.Success = min(v.Success, s.health.rate(at))
+			v.Resting = max(v.Resting, time.Duration(s.rest-at))
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+// Peers lists the peers known, by ID.
+func (t *Table) Peers(now time.Time) []PeerView {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]PeerView, 0, len(t.hosts))
+	for _, h := range t.hosts {
+		list = append(list, h.view(at))
+	}
+	slices.SortFunc(list, func(a, b PeerView) int { return cmp.Compare(a.Peer, b.Peer) })
+	return list
+}
+
+// Peer returns what is known of a peer; false where nothing is.
+func (t *Table) Peer(p peer.ID, now time.Time) (PeerView, bool) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.hosts[p]
+	if h == nil {
+		return PeerView{}, false
+	}
+	return h.view(at), true
+}
+
+func (h *host) view(now tick) PeerView {
+	return PeerView{
+		Peer: h.id, Connected: h.connected, Verdict: h.verdict, Draining: h.draining, Experts: h.experts,
+		Breaker: h.breakerState(now), RTT: seconds(h.rtt), Success: h.health.rate(now), Inflight: int(h.inflight),
+		Queued: int(float64(h.others) * faded(now-h.loadAt, loadHalfLife)), Resting: time.Duration(max(0, h.rest-now)),
+		ShutOut: time.Duration(max(0, h.shut-now)),
+	}
+}
+
+// breakerState counts a peer that is shut out as one whose breaker is open.
+func (h *host) breakerState(now tick) BreakerState {
+	if h.shut > now {
+		return Open
+	}
+	return h.breaker.state(now)
+}
+
+// worse returns the state that is further from closed: open, then half-open.
+func worse(a, b BreakerState) BreakerState {
+	switch {
+	case a == Open || b == Open:
+		return Open
+	case a == HalfOpen || b == HalfOpen:
+		return HalfOpen
+	default:
+		return Closed
+	}
+}
+
+func seconds(s float32) time.Duration { return time.Duration(float64(s) * float64(time.Second)) }

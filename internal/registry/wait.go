@@ -1,0 +1,74 @@
+package registry
+
+import "time"
+
+const (
+	// loadHalfLife: a queue that a reply told of is somebody else's to fill or to empty; after a few of these nothing is known of it.
+	loadHalfLife = 250 * time.Millisecond
+	// estimateHalfLife: who was slow is taken for average again after a while, so that it is asked and can show that it is not.
+	estimateHalfLife = 5 * time.Second
+	// strangerRTT, strangerService stand in while neither of two providers is known, in seconds: a call within a city, and a
+	// small expert's row. They matter only against the rows that are under way.
+	strangerRTT, strangerService = 1e-3, 50e-6
+	// leastRate bounds how much failures can stretch an expected wait.
+	leastRate = 0.05
+)
+
+// guess is a value and how much it is to be trusted, 0 to 1.
+type guess struct{ value, trust float64 }
+
+// or blends a guess with another that stands in for it as far as it cannot be trusted.
+func (g guess) or(other guess, stranger float64) float64 {
+	rest := stranger
+	if other.trust > 0 {
+		rest = other.value
+	} else if g.trust > 0 {
+		rest = g.value
+	}
+	return g.value*g.trust + rest*(1-g.trust)
+}
+
+// rttGuess is what a call takes beside computing.
+func (p *provider) rttGuess() guess {
+	if p.host.rtt == 0 {
+		return guess{}
+	}
+	return guess{float64(p.host.rtt), 1}
+}
+
+// serviceGuess is the time that one row takes: as seen from here with this expert, else as the host says of all its experts.
+func (p *provider) serviceGuess(now tick) guess {
+	if p.stats != nil && p.stats.service > 0 {
+		return guess{float64(p.stats.service), faded(now-p.stats.at, estimateHalfLife)}
+	}
+	if p.host.service > 0 {
+		return guess{float64(p.host.service), faded(now-p.host.loadAt, estimateHalfLife)}
+	}
+	return guess{}
+}
+
+// ahead is how many rows are expected to be computed before a new one.
+func (h *host) ahead(now tick) float64 {
+	rows := float64(h.inflightRows)
+	if h.others > 0 {
+		rows += float64(h.others) * faded(now-h.loadAt, loadHalfLife)
+	}
+	return rows
+}
+
+// rate is the share of calls that go well, of the expert at the host or of the host altogether, whichever is lower.
+func (p *provider) rate(now tick) float64 {
+	r := p.host.health.rate(now)
+	if p.stats != nil {
+		r = min(r, p.stats.health.rate(now))
+	}
+	return max(r, leastRate)
+}
+
+// wait is how long an answer from p is expected to take, in seconds, when the alternative is q: what is not known of p is taken to
+// be as with q. A host that fails is waited for in vain, so its wait counts as often as it takes on average to succeed.
+func (p *provider) wait(q *provider, rows int, now tick) float64 {
+	rtt := p.rttGuess().or(q.rttGuess(), strangerRTT)
+	service := p.serviceGuess(now).or(q.serviceGuess(now), strangerService)
+	return (rtt + service*(p.host.ahead(now)+float64(rows))) / p.rate(now)
+}
