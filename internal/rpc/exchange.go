@@ -1,0 +1,231 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/wire"
+)
+
+// staleAfter is the rest after which a stream whose connection broke under a request is taken for a stale one, and the peer for
+// one that has come back: a new dial is worth its time. After a shorter rest the peer was there just now, and a dial would only
+// find out slowly what the broken connection says at once.
+const staleAfter = time.Second
+
+// exchange is one request and its reply.
+type exchange struct {
+	peer        peer.ID
+	request     wire.Request
+	rows        []float32 // the payload; nil where there is none
+	noDial      bool      // do not connect for this
+	description int64     // greatest length of a description
+
+	reply    wire.Reply
+	outputs  []float32 // of all results that are well, one behind the other
+	body     []byte    // a description as it came
+	sent     int64
+	received int64
+	rtt      time.Duration // from the first byte sent to the reply's last
+}
+
+// run brings an exchange to its end on a stream of the pool. The request is idempotent: when a stream that rested in the pool turns
+// out to be stale before a byte of the reply was read, it is sent once more on a fresh one. Errors are *ExchangeError.
+func (c *Client) run(ctx context.Context, x *exchange) error {
+	if ctx.Err() != nil {
+		return &ExchangeError{Peer: x.peer, Step: opDial, Err: endOf(ctx)}
+	}
+	ls, err := c.pool.acquire(ctx, x.peer)
+	if err != nil {
+		return &ExchangeError{Peer: x.peer, Step: opDial, Err: err}
+	}
+	l := c.pool.reuse(ls, time.Now())
+	c.metrics.pool(l != nil)
+	for {
+		if l == nil {
+			if l, err = c.open(ctx, x); err != nil {
+				ls.release()
+				return &ExchangeError{Peer: x.peer, Step: opDial, Err: err}
+			}
+		}
+		rest := time.Duration(0)
+		if !l.fresh {
+			rest = time.Since(l.idle)
+		}
+		whole, err := c.attempt(ctx, l, x)
+		if err == nil && whole {
+			c.pool.put(ls, l, time.Now())
+			return nil
+		}
+		pooled := !l.fresh
+		var failed *ExchangeError
+		stale := pooled && errors.As(err, &failed) && failed.Step != opDecode && errors.Is(err, expert.ErrReset) &&
+			(!l.Conn().IsClosed() || rest >= staleAfter)
+		if !stale {
+			c.pool.drop(ls, l, codeCancelled)
+			c.refillSoon(ls)
+			return err
+		}
+		l.abort(codeCancelled)
+		c.metrics.clientStream(-1)
+		l = nil
+	}
+}
+
+// attempt runs an exchange on one stream. whole tells whether the stream can carry another.
+func (c *Client) attempt(ctx context.Context, l *line, x *exchange) (whole bool, err error) {
+	stop := context.AfterFunc(ctx, func() { l.abort(codeCancelled) })
+	start := time.Now()
+	step, whole, err := c.talk(ctx, l, x, start)
+	x.rtt = time.Since(start)
+	if !stop() && (err != nil || !whole) {
+		// The end of ctx is the reason, whatever the stream said when it was reset.
+		return false, &ExchangeError{Peer: x.peer, Step: step, Err: endOf(ctx)}
+	}
+	if err != nil {
+		return false, &ExchangeError{Peer: x.peer, Step: step, Err: err}
+	}
+	// An answer that came in time is not thrown away; but a stream that was reset behind it is used up.
+	return whole && ctx.Err() == nil, nil
+}
+
+// talk writes the request and reads the reply. whole is false when the host answered before it had read the payload.
+func (c *Client) talk(ctx context.Context, l *line, x *exchange, now time.Time) (step string, whole bool, err error) {
+	x.sent, x.received = 0, 0
+	x.request.Timeout = 0
+	if deadline, ok := ctx.Deadline(); ok {
+		if x.request.Timeout = deadline.Sub(now); x.request.Timeout <= 0 {
+			return opSend, false, expert.ErrTimeout
+		}
+	}
+	s := getScratch()
+	defer s.release()
+	if s.out, err = wire.AppendRequest(s.out, &x.request, c.cfg.Limits); err != nil {
+		return opSend, false, err
+	}
+	early, err := c.send(l, s, x)
+	if err != nil {
+		return opSend, false, streamError(err)
+	}
+	if _, err := l.r.Peek(1); err != nil {
+		return opWait, false, streamError(err)
+	}
+	s.in, err = wire.ReadHeader(l.r, s.in, c.cfg.Limits.Header)
+	if err != nil {
+		return opDecode, false, readError(err)
+	}
+	if x.reply, err = wire.DecodeReply(s.in, x.wanted()); err != nil {
+		return opDecode, false, err
+	}
+	if early && slices.ContainsFunc(x.reply.Results, func(r wire.Result) bool { return r.Status == wire.OK }) {
+		return opDecode, false, malformedReply("an answer before the request was read")
+	}
+	x.received = int64(wire.HeaderLength(len(s.in)))
+	if err := x.readPayload(l); err != nil {
+		return opDecode, false, readError(err)
+	}
+	if l.r.Buffered() > 0 {
+		return opDecode, false, malformedReply("bytes behind the reply")
+	}
+	return opDecode, !early, nil
+}
+
+// send writes the request. A host may answer a large one before it has read it all: early tells that it did, and that the rest
+// was kept back.
+func (c *Client) send(l *line, s *scratch, x *exchange) (early bool, err error) {
+	var rows [][]float32
+	if x.rows != nil {
+		rows = [][]float32{x.rows}
+	}
+	if x.request.Input.Length() <= smallFrame {
+		x.sent, err = l.send(s, rows, x.request.Input.Codec)
+		return false, err
+	}
+	replied := make(chan error, 1)
+	go func() {
+		_, err := l.r.Peek(1)
+		_ = l.SetWriteDeadline(longAgo) // ends a write that is still under way
+		replied <- err
+	}()
+	x.sent, err = l.send(s, rows, x.request.Input.Codec)
+	if peeked := <-replied; err == nil || peeked != nil {
+		_ = l.SetWriteDeadline(time.Time{})
+		return false, err
+	}
+	return true, nil
+}
+
+func (x *exchange) wanted() wire.Wanted {
+	return wire.Wanted{
+		Op: x.request.Op, Pairs: x.request.Pairs, Rows: x.request.Input.Rows, Hidden: x.request.Input.Hidden, Codec: x.request.Input.Codec,
+		Description: x.description,
+	}
+}
+
+// readPayload takes memory for what the header announces, which DecodeReply held against the request.
+func (x *exchange) readPayload(l *line) error {
+	x.outputs, x.body = nil, nil
+	n := 0
+	for i := range x.reply.Results {
+		n += x.reply.Results[i].Output.Elements()
+	}
+	if n > 0 {
+		x.outputs = make([]float32, n)
+		x.received += int64(x.request.Input.Codec.Size(n))
+		return wire.ReadRows(l.r, x.outputs, x.request.Input.Codec)
+	}
+	for rest := x.reply.Description; rest > 0; {
+		// As much again as has come already: a length that lies costs the peer what it costs us.
+		step := min(rest, int64(max(len(x.body), 64<<10)))
+		at := len(x.body)
+		x.body = slices.Grow(x.body, int(step))[:at+int(step)]
+		if _, err := io.ReadFull(l.r, x.body[at:]); err != nil {
+			return err
+		}
+		rest -= step
+	}
+	x.received += x.reply.Description
+	return nil
+}
+
+// results makes tensors of the outputs, in the order of the pairs.
+func (x *exchange) results() []expert.Result {
+	results := make([]expert.Result, len(x.reply.Results))
+	rest := x.outputs
+	for i := range x.reply.Results {
+		from, to := &x.reply.Results[i], &results[i]
+		if from.Status != wire.OK {
+			to.Err = from.Status.Err(from.Message, from.RetryAfter)
+			continue
+		}
+		n := from.Output.Elements()
+		to.Output = expert.NewRows(rest[:n:n], from.Output.Hidden)
+		to.Digest, to.Numerics = from.Digest, from.Numerics
+		rest = rest[n:]
+	}
+	return results
+}
+
+// outcome says what the exchange came to.
+func (x *exchange) outcome(err error, took time.Duration) outcome {
+	o := outcome{
+		op: x.request.Op, codec: x.request.Input.Codec, rows: x.request.Input.Rows, err: err, took: took, sent: x.sent, received: x.received,
+	}
+	if err != nil {
+		o.status = wire.StatusOf(err)
+		return o
+	}
+	o.status = x.reply.Status
+	for i := range x.reply.Results {
+		if o.status != wire.OK {
+			break
+		}
+		o.status = x.reply.Results[i].Status
+	}
+	return o
+}

@@ -1,0 +1,192 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// pool keeps open streams to peers. Safe for concurrent use.
+type pool struct {
+	host    host.Host
+	cfg     ClientConfig
+	metrics *Metrics
+
+	mu     sync.Mutex
+	peers  *simplelru.LRU[peer.ID, *lines]
+	doomed []*line // of peers that gave way; closed outside the lock
+	closed bool    // nothing is kept any more
+}
+
+// lines are the streams to one peer.
+type lines struct {
+	peer peer.ID
+	// slots holds a token for each stream in use or being opened.
+	slots chan struct{}
+
+	// Guarded by pool.mu. Invariant: len(idle) + len(slots) <= cap(slots), so at most cap(slots) streams are open.
+	idle    []*line // used last, last
+	evicted bool    // no longer in the pool: what comes back is closed
+}
+
+func newPool(h host.Host, cfg ClientConfig, m *Metrics) (*pool, error) {
+	p := &pool{host: h, cfg: cfg, metrics: m}
+	var err error
+	p.peers, err = simplelru.NewLRU(cfg.Peers, func(_ peer.ID, ls *lines) {
+		ls.evicted = true
+		p.doomed = append(p.doomed, ls.idle...)
+		ls.idle = nil
+	})
+	return p, err
+}
+
+// acquire waits until the peer may be sent one more request. It is answered by one put or drop of what get returns, or by one
+// release.
+func (p *pool) acquire(ctx context.Context, id peer.ID) (*lines, error) {
+	p.mu.Lock()
+	ls, found := p.peers.Get(id)
+	if !found {
+		ls = &lines{peer: id, slots: make(chan struct{}, p.cfg.StreamsPerPeer)}
+		p.peers.Add(id, ls)
+	}
+	doomed := p.doomed
+	p.doomed = nil
+	p.mu.Unlock()
+	p.close(doomed)
+	select {
+	case ls.slots <- struct{}{}:
+		return ls, nil
+	default:
+	}
+	select {
+	case ls.slots <- struct{}{}:
+		return ls, nil
+	case <-ctx.Done():
+		return nil, endOf(ctx)
+	}
+}
+
+func (ls *lines) release() { <-ls.slots }
+
+// reuse returns the idle stream that was used last, or nil. Streams whose connection has ended are left out.
+func (p *pool) reuse(ls *lines, now time.Time) *line {
+	var l *line
+	var ended []*line
+	p.mu.Lock()
+	for l == nil && len(ls.idle) > 0 {
+		last := len(ls.idle) - 1
+		l, ls.idle[last] = ls.idle[last], nil
+		ls.idle = ls.idle[:last]
+		if l.Conn().IsClosed() || now.Sub(l.idle) > p.cfg.IdleTimeout {
+			ended = append(ended, l)
+			l = nil
+		}
+	}
+	p.mu.Unlock()
+	p.close(ended)
+	return l
+}
+
+// open opens a stream; ctx ends the attempt. The error matches a sentinel of package expert.
+func (p *pool) open(ctx context.Context, id peer.ID) (*line, error) {
+	st, err := p.host.NewStream(ctx, id, Protocol)
+	if err != nil {
+		if end := endOf(ctx); end != nil {
+			return nil, end
+		}
+		return nil, dialError(err)
+	}
+	if err := st.Scope().SetService(Service); err != nil {
+		_ = st.ResetWithError(network.StreamResourceLimitExceeded)
+		return nil, dialError(err)
+	}
+	p.metrics.clientStream(1)
+	return newLine(st), nil
+}
+
+// put gives back a stream on which nothing is under way.
+func (p *pool) put(ls *lines, l *line, now time.Time) {
+	l.fresh, l.idle = false, now
+	p.mu.Lock()
+	keep := !p.closed && !ls.evicted
+	if keep {
+		ls.idle = append(ls.idle, l)
+	}
+	p.mu.Unlock()
+	ls.release()
+	if !keep {
+		p.close([]*line{l})
+	}
+}
+
+// drop ends a stream on which something may be under way.
+func (p *pool) drop(ls *lines, l *line, code network.StreamErrorCode) {
+	l.abort(code)
+	p.metrics.clientStream(-1)
+	ls.release()
+}
+
+// wants takes a slot to open one more stream if there is room for it, and tells whether it did.
+func (p *pool) wants(ls *lines) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || ls.evicted || len(ls.idle)+len(ls.slots) >= cap(ls.slots) {
+		return false
+	}
+	select {
+	case ls.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// sweep closes the streams that nobody used for the idle timeout or whose connection has ended, and forgets peers without any.
+func (p *pool) sweep(now time.Time) {
+	var ended []*line
+	p.mu.Lock()
+	for _, id := range p.peers.Keys() {
+		ls, _ := p.peers.Peek(id)
+		kept := ls.idle[:0]
+		for _, l := range ls.idle {
+			if l.Conn().IsClosed() || now.Sub(l.idle) > p.cfg.IdleTimeout {
+				ended = append(ended, l)
+			} else {
+				kept = append(kept, l)
+			}
+		}
+		clear(ls.idle[len(kept):])
+		ls.idle = kept
+		if len(kept) == 0 && len(ls.slots) == 0 {
+			p.peers.Remove(id)
+		}
+	}
+	p.mu.Unlock()
+	p.close(ended)
+}
+
+// shut closes what is idle, now and from now on.
+func (p *pool) shut() {
+	p.mu.Lock()
+	p.closed = true
+	p.peers.Purge()
+	doomed := p.doomed
+	p.doomed = nil
+	p.mu.Unlock()
+	p.close(doomed)
+}
+
+// close ends idle streams: the host reads the end of the stream, and knows that nothing was lost.
+func (p *pool) close(idle []*line) {
+	for _, l := range idle {
+		if err := l.Close(); err != nil {
+			_ = l.Reset()
+		}
+		p.metrics.clientStream(-1)
+	}
+}
