@@ -1,0 +1,262 @@
+package kernel
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+)
+
+// PackedFFN is an FFN whose weights were packed for the products. It never changes, and is safe for concurrent use.
+type PackedFFN struct {
+	up         *matrix // gate and up together where there is a gate
+	down       *matrix
+	gated      bool
+	activation Activation
+	limit      float32
+	hidden     int
+	inner      int
+}
+
+// Pack checks f and packs its weights, in the format in which they are; f's slices may go away afterwards. Errors match ErrWeights, or are the
+// system's where memory is short.
+func Pack(f FFN) (*PackedFFN, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	p := &PackedFFN{gated: f.gated(), activation: f.Activation, limit: f.Limit, hidden: f.Up.In, inner: f.Up.Out}
+	sources := []source{{&f.Up, f.UpBias}}
+	if p.gated {
+		sources = []source{{&f.Gate, f.GateBias}, {&f.Up, f.UpBias}}
+	}
+	var err error
+	if p.up, err = packMatrix(sources); err != nil {
+		return nil, fmt.Errorf("gate and up: %w", err)
+	}
+	if p.down, err = packMatrix([]source{{&f.Down, f.DownBias}}); err != nil {
+		return nil, fmt.Errorf("down: %w", err)
+	}
+	return p, nil
+}
+
+// Bytes returns the memory that the packed weights take, padding, scales and biases included.
+func (p *PackedFFN) Bytes() int64 { return p.up.bytes() + p.down.bytes() }
+
+// Hidden returns the width of a row.
+func (p *PackedFFN) Hidden() int { return p.hidden }
+
+// Numerics returns how Forward computes when asked for n, one of Exact, Dot and Tile: the latter two are for bf16 weights, others stay exact.
+func (p *PackedFFN) Numerics(n Numerics) Numerics {
+	if p.up.dtype == BF16 && p.down.dtype == BF16 {
+		return n
+	}
+	return Exact
+}
+
+// Work returns what one pass does at least: floating-point operations for each row, and bytes of weights read however many rows there are.
+func (p *PackedFFN) Work() (flopsPerRow, bytes int64) {
+	matrices := int64(2)
+	if p.gated {
+		matrices = 3
+	}
+	return 2 * matrices * int64(p.hidden) * int64(p.inner), p.Bytes()
+}
+
+// Forward computes y = FFN(x), both [rows, hidden], row-major; n is one of Exact, Dot and Tile, see Numerics. A row of y depends on the same
+// row of x, the weights and n alone, bit for bit. It allocates nothing once the pool has seen as large a call. x and y may not overlap.
+// It panics when a slice is too short or n is Fast, which are the caller's mistakes.
+func (p *PackedFFN) Forward(pool *Pool, y, x []float32, rows int, n Numerics) {
+	if rows < 0 || len(x) < rows*p.hidden || len(y) < rows*p.hidden || int(n) >= numerics {
+		panic(fmt.Sprintf("kernel: %d rows of %d in %v, with %d elements of x and %d of y", rows, p.hidden, n, len(x), len(y)))
+	}
+	if rows == 0 {
+		return
+	}
+	c := pool.take()
+	c.prepare(p, y, x, rows, p.Numerics(n))
+	pool.run(c)
+	pool.put(c)
+	runtime.KeepAlive(p)
+}
+
+const (
+	// chunkRows is the most rows that one task takes through one panel: their totals, 16 KiB, stay in the nearest cache.
+	chunkRows = 128
+	// chunkInputs is how much of k a task takes at once through its rows: 64 KiB of bf16 weights, which stay in the second cache meanwhile.
+	chunkInputs = 1024
+	// convertRows is how many rows one task converts to the form that the products take.
+	convertRows = 16
+	// aloneWork is the number of multiplications below which a call is not worth a second thread: some ten microseconds.
+	aloneWork = 1 << 19
+)
+
+// call is one Forward: three phases, each of independent tasks. Its buffers are used again.
+type call struct {
+	schedule
+	ffn        *PackedFFN
+	set        *kernels
+	up, down   *products
+	y, x       []float32
+	rows       int
+	chunk      int // rows of a task
+	chunks     int
+	round      roundFunc // how activations become what the products take; nil: as they are
+	xs, hs     rowBuffer
+	scratch    [][]float32 // for each participant: totals of a chunk
+	convertAll bool
+}
+
+// rowBuffer holds rows of activations as the products take them. Rows are a number of cache lines apart that is odd: a power of two would put a
+// tile's rows on top of each other in the caches.
+type rowBuffer struct {
+	words  []uint64
+	base   unsafe.Pointer
+	stride int // bytes
+}
+
+const cacheLine = 64
+
+func (b *rowBuffer) prepare(rows, width, elemSize int) {
+	b.stride = (width*elemSize/cacheLine | 1) * cacheLine
+	if need := (rows*b.stride + cacheLine) / 8; cap(b.words) < need {
+		b.words = make([]uint64, need)
+	}
+	b.words = b.words[:cap(b.words)]
+	b.base = unsafe.Pointer(&b.words[0])
+	b.base = unsafe.Add(b.base, -uintptr(b.base)%cacheLine)
+}
+
+func (b *rowBuffer) row(r int) unsafe.Pointer { return unsafe.Add(b.base, r*b.stride) }
+
+func (c *call) prepare(p *PackedFFN, y, x []float32, rows int, n Numerics) {
+	c.ffn, c.y, c.x, c.rows = p, y[:rows*p.hidden], x[:rows*p.hidden], rows
+	c.up, c.down = &c.set.products[n][p.up.dtype], &c.set.products[n][p.down.dtype]
+	c.round = nil
+	switch {
+	case c.up.pairs:
+		c.round = c.set.pack
+	case n != Exact:
+		c.round = c.set.round
+	}
+	c.xs.prepare(rows, p.up.in, c.up.elemSize())
+	c.hs.prepare(rows, p.down.in, c.down.elemSize())
+	c.chunks = (rows + chunkRows - 1) / chunkRows
+	c.chunk = (rows + c.chunks - 1) / c.chunks
+	c.schedule.reset([phases]int{(rows + convertRows - 1) / convertRows, p.up.panels * c.chunks, p.down.panels * c.chunks})
+	c.alone = rows*p.hidden*p.inner < aloneWork
+}
+
+// The phases of a call.
+const (
+	phaseConvert = iota // x into the form that products take
+	phaseUp             // gate and up, activation
+	phaseDown
+	phases
+)
+
+// do runs one task of a phase with the scratch memory of one participant.
+func (c *call) do(phase, task, participant int) {
+	switch phase {
+	case phaseConvert:
+		for r := task * convertRows; r < min(c.rows, (task+1)*convertRows); r++ {
+			c.convert(r)
+		}
+	case phaseUp:
+		c.upTask(task%c.ffn.up.panels, task/c.ffn.up.panels, c.scratch[participant])
+	default:
+		c.downTask(task%c.ffn.down.panels, task/c.ffn.down.panels, c.scratch[participant])
+	}
+}
+
+// convert writes a row of x, padded with zeros, as the products take it.
+func (c *call) convert(r int) {
+	hidden, padded := c.ffn.hidden, c.ffn.up.in
+	src, dst := c.x[r*hidden:(r+1)*hidden], c.xs.row(r)
+	if c.round == nil {
+		to := unsafe.Slice((*float32)(dst), padded)
+		clear(to[copy(to, src):])
+		return
+	}
+	whole := hidden / 16
+	if whole > 0 {
+		c.round(dst, unsafe.Pointer(&src[0]), whole)
+	}
+	var rest [step]float32
+	copy(rest[:], src[whole*16:])
+	c.round(unsafe.Add(dst, whole*16*c.up.elemSize()), unsafe.Pointer(&rest[0]), padded/16-whole)
+}
+
+// span returns the rows of a chunk.
+func (c *call) span(chunk int) (first, n int) {
+	first = chunk * c.chunk
+	return first, min(c.chunk, c.rows-first)
+}
+
+// multiply adds up all of k for some rows and a panel, into totals [n][panel].
+func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p int, totals []float32) {
+	clear(totals[:n*panel])
+	tiles := (n + k.most - 1) / k.most
+	whole := m.in / m.block
+	size := max(chunkInputs/m.block, 1)
+	for b := 0; b < whole; b += size {
+		c.multiplyBlocks(m, k, rows, first, n, tiles, p, b, min(size, whole-b), m.block/step, totals)
+	}
+	if rest := m.in % m.block; rest > 0 {
+		c.multiplyBlocks(m, k, rows, first, n, tiles, p, whole, 1, rest/step, totals)
+	}
+}
+
+// multiplyBlocks adds up some blocks for all rows, tile after tile, the tiles as even as can be.
+func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, tiles, p, b, blocks, steps int, totals []float32) {
+	w, s := m.panelAt(p, b)
+	offset := b * m.block * k.elemSize()
+	for t := range tiles {
+		from, to := n*t/tiles, n*(t+1)/tiles
+		k.rows[to-from-1](unsafe.Pointer(&totals[from*panel]), unsafe.Add(rows.row(first+from), offset), w, s, rows.stride, blocks, steps)
+	}
+}
+
+func (c *call) upTask(p, chunk int, totals []float32) {
+	f := c.ffn
+	first, n := c.span(chunk)
+	c.multiply(f.up, c.up, &c.xs, first, n, p, totals)
+	act, width := c.set.plain[f.activation], panel
+	if f.gated {
+		act, width = c.set.gated[f.activation], half
+	}
+	bias, column := unsafe.Pointer(&f.up.bias[p*panel]), p*width
+	// The last panel of an odd number of halves is followed by one half of padding.
+	last := p == f.up.panels-1 && column+width < f.down.in
+	if c.round == nil {
+		to := unsafe.Add(c.hs.row(first), column*c.down.elemSize())
+		act(to, unsafe.Pointer(&totals[0]), bias, c.hs.stride, n, f.limit)
+		for r := first; last && r < first+n; r++ {
+			clear(unsafe.Slice((*float32)(c.hs.row(r)), f.down.in)[column+width:])
+		}
+		return
+	}
+	act(unsafe.Pointer(&totals[0]), unsafe.Pointer(&totals[0]), bias, panel*4, n, f.limit)
+	if last {
+		for r := range n {
+			clear(totals[r*panel+width : (r+1)*panel])
+		}
+		width = panel
+	}
+	for r := range n {
+		c.round(unsafe.Add(c.hs.row(first+r), column*c.down.elemSize()), unsafe.Pointer(&totals[r*panel]), width/16)
+	}
+}
+
+func (c *call) downTask(p, chunk int, totals []float32) {
+	f := c.ffn
+	first, n := c.span(chunk)
+	c.multiply(f.down, c.down, &c.hs, first, n, p, totals)
+	bias, column := unsafe.Pointer(&f.down.bias[p*panel]), p*panel
+	if column+panel <= f.hidden {
+		c.set.finish(unsafe.Pointer(&c.y[first*f.hidden+column]), unsafe.Pointer(&totals[0]), bias, f.hidden*4, n, 0)
+		return
+	}
+	c.set.finish(unsafe.Pointer(&totals[0]), unsafe.Pointer(&totals[0]), bias, panel*4, n, 0)
+	for r := range n {
+		copy(c.y[(first+r)*f.hidden+column:(first+r+1)*f.hidden], totals[r*panel:])
+	}
+}

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package kernel
+
+// memory is a large block of zeroed bytes, aligned to 64.
+type memory struct{ bytes []byte }
+
+// newMemory returns n bytes.
+func newMemory(n int) (*memory, error) {
+	// Go's large objects start at a multiple of its page size.
+	return &memory{bytes: make([]byte, max(n, 1<<16))[:n]}, nil
+}

@@ -1,0 +1,263 @@
+package kernel
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Pool is the workers that all products of a process share: one per CPU, the calling goroutine counted among them. It is safe for concurrent
+// use, and idle workers sleep. A call alone uses all of them; concurrent calls share them, each making progress in its own goroutine.
+type Pool struct {
+	set     *kernels
+	threads int
+	calls   sync.Pool // of *call
+	// active counts goroutines that compute: callers, and workers that help one. More than threads is too many: workers leave.
+	active atomic.Int32
+
+	mu     sync.Mutex
+	wake   sync.Cond // of workers, on mu: there may be a call to help
+	open   []*call   // calls that have phases to come
+	closed bool
+	done   sync.WaitGroup
+}
+
+// PoolOption changes how a pool is made.
+type PoolOption func(*Pool)
+
+// WithPath makes a pool compute in one given way, for tests and comparisons. NewPool panics if this machine cannot; see Paths.
+func WithPath(path Path) PoolOption {
+	return func(p *Pool) { p.set = kernelsFor(path) }
+}
+
+// NewPool makes a pool of that many threads, or of as many as the process may use (GOMAXPROCS, which heeds limits of a cgroup) where threads
+// is 0. Its workers end with Close.
+func NewPool(threads int, options ...PoolOption) *Pool {
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	p := &Pool{threads: threads}
+	p.wake.L = &p.mu
+	for _, o := range options {
+		o(p)
+	}
+	if p.set == nil {
+		p.set = kernelsFor(PathAuto)
+	}
+	p.calls.New = func() any { return p.newCall() }
+	for range threads - 1 {
+		p.done.Go(p.work)
+	}
+	return p
+}
+
+// Threads returns how many threads the pool uses.
+func (p *Pool) Threads() int { return p.threads }
+
+// Path returns the way in which the pool computes.
+func (p *Pool) Path() Path { return p.set.path }
+
+// Resolve returns n, or for Fast the numerics that is the quickest on this machine.
+func (p *Pool) Resolve(n Numerics) Numerics {
+	if n != Fast {
+		return n
+	}
+	if p.set.path == PathBF16 {
+		return Dot
+	}
+	return Exact
+}
+
+// Close ends the workers once they have left what they help with. Calls after it still work, each in its own goroutine alone. Twice is fine.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wake.Broadcast()
+	p.done.Wait()
+}
+
+func (p *Pool) newCall() *call {
+	c := &call{set: p.set, scratch: make([][]float32, p.threads)}
+	for i := range c.scratch {
+		c.scratch[i] = make([]float32, chunkRows*panel)
+	}
+	c.schedule.changed.L = &c.schedule.mu
+	return c
+}
+
+func (p *Pool) take() *call { return p.calls.Get().(*call) }
+
+func (p *Pool) put(c *call) {
+	c.ffn, c.x, c.y = nil, nil, nil
+	p.calls.Put(c)
+}
+
+// schedule hands out the tasks of a call, phase after phase.
+type schedule struct {
+	alone bool // not worth a second thread
+	tasks [phases]int
+	next  [phases]atomic.Int64 // tasks begun
+	ended [phases]atomic.Int64 // tasks done
+
+	mu       sync.Mutex
+	changed  sync.Cond // on mu: a phase ended, or a helper left
+	sleepers atomic.Int32
+
+	// Guarded by the pool's mu: participant 0 is the caller, the others are helpers. A helper that left may come back as another participant
+	// only when its number is free again.
+	helpers int
+	free    []int
+	joined  int
+}
+
+func (s *schedule) reset(tasks [phases]int) {
+	s.tasks = tasks
+	for i := range phases {
+		s.next[i].Store(0)
+		s.ended[i].Store(0)
+	}
+	s.helpers, s.joined, s.free = 0, 0, s.free[:0]
+}
+
+// run computes c in this goroutine, with the help of workers that are idle.
+func (p *Pool) run(c *call) {
+	active := p.active.Add(1)
+	shared := !c.alone && p.threads > 1
+	if shared {
+		p.mu.Lock()
+		p.open = append(p.open, c)
+		p.mu.Unlock()
+		for range p.threads - int(active) {
+			p.wake.Signal()
+		}
+	}
+	for phase := range phases {
+		c.participate(phase, 0, nil)
+		c.await(phase)
+	}
+	if shared {
+		p.mu.Lock()
+		for i, o := range p.open {
+			if o == c {
+				p.open = append(p.open[:i], p.open[i+1:]...)
+				break
+			}
+		}
+		p.mu.Unlock()
+		c.awaitHelpers(p)
+	}
+	p.leave()
+}
+
+// leave counts one active goroutine less, and wakes a worker if another call could use it.
+func (p *Pool) leave() {
+	if int(p.active.Add(-1)) < p.threads {
+		p.mu.Lock()
+		waiting := len(p.open) > 0
+		p.mu.Unlock()
+		if waiting {
+			p.wake.Signal()
+		}
+	}
+}
+
+// participate does tasks of a phase until none is left, or until leave says so.
+func (c *call) participate(phase, participant int, leave func() bool) bool {
+	tasks := int64(c.tasks[phase])
+	for leave == nil || !leave() {
+		task := c.next[phase].Add(1) - 1
+		if task >= tasks {
+			return true
+		}
+		c.do(phase, int(task), participant)
+		if c.ended[phase].Add(1) == tasks && c.sleepers.Load() > 0 {
+			c.mu.Lock()
+			c.changed.Broadcast()
+			c.mu.Unlock()
+		}
+	}
+	return false
+}
+
+// await blocks until all tasks of a phase are done.
+func (c *call) await(phase int) {
+	finished := func() bool { return c.ended[phase].Load() == int64(c.tasks[phase]) }
+	if finished() {
+		return
+	}
+	c.sleepers.Add(1)
+	c.mu.Lock()
+	for !finished() {
+		c.changed.Wait()
+	}
+	c.mu.Unlock()
+	c.sleepers.Add(-1)
+}
+
+// awaitHelpers blocks until no worker looks at c any more; none can come, since c is not among the open calls.
+func (c *call) awaitHelpers(p *Pool) {
+	p.mu.Lock()
+	for c.helpers > 0 {
+		p.mu.Unlock()
+		runtime.Gosched()
+		p.mu.Lock()
+	}
+	p.mu.Unlock()
+}
+
+// work is the life of a worker: it helps the open call that has the fewest helpers, until the pool is closed.
+func (p *Pool) work() {
+	tooMany := func() bool { return int(p.active.Load()) > p.threads }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		c := p.needy()
+		if c == nil {
+			if p.closed {
+				return
+			}
+			p.wake.Wait()
+			continue
+		}
+		participant := c.join()
+		p.active.Add(1)
+		p.mu.Unlock()
+		for phase := range phases {
+			if !c.participate(phase, participant, tooMany) {
+				break
+			}
+			c.await(phase)
+		}
+		p.mu.Lock()
+		c.helpers--
+		c.free = append(c.free, participant)
+		p.active.Add(-1)
+	}
+}
+
+// needy returns the open call with the fewest helpers that has tasks to give away, nil if there is none or no thread to spare.
+func (p *Pool) needy() *call {
+	var best *call
+	if int(p.active.Load()) >= p.threads {
+		return nil
+	}
+	for _, c := range p.open {
+		if c.next[phases-1].Load() < int64(c.tasks[phases-1]) && (best == nil || c.helpers < best.helpers) {
+			best = c
+		}
+	}
+	return best
+}
+
+// join makes a worker a participant. The pool's mu is held.
+func (c *call) join() int {
+	c.helpers++
+	if n := len(c.free); n > 0 {
+		participant := c.free[n-1]
+		c.free = c.free[:n-1]
+		return participant
+	}
+	c.joined++
+	return c.joined
+}
