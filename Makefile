@@ -1,0 +1,95 @@
+# kwaaid: `make` shows what there is.
+
+GO     ?= go
+BIN    := bin/kwaaid
+TOOL   := $(GO) tool -modfile=.ci/tools/go.mod
+# buf needs another protobuf than the generator that is pinned, so it has a module file of its own.
+BUF    := $(GO) tool -modfile=../.ci/tools/buf.mod buf
+
+# One set of flags for all that is built, so that building, testing and linting share what they compile. Only the race
+# detector needs cgo.
+export CGO_ENABLED := 0
+export GOFLAGS     := $(shell $(GO) env GOFLAGS) -trimpath
+
+# The version comes from what the linker notes about the commit; outside of a clone, or without git, there is none.
+VCS := $(shell git rev-parse --git-dir >/dev/null 2>&1 && echo true || echo false)
+
+# RACE=auto takes the race detector where there is a C compiler; RACE=always fails without one.
+RACE ?= auto
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the static binary bin/kwaaid
+	$(GO) build -buildvcs=$(VCS) -ldflags='-s -w' -o $(BIN) ./cmd/kwaaid
+
+.PHONY: demo
+demo: build ## a whole swarm on this machine: hosts, calls, figures (DEMO='--nodes 6 --seconds 30')
+	$(BIN) demo $(DEMO)
+
+.PHONY: test
+test: ## all tests, with -race where there is a C compiler
+	@if command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null; then \
+	  CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 10m ./...; \
+	elif [ "$(RACE)" = always ]; then \
+	  echo 'no C compiler here: the race detector needs one' >&2; exit 1; \
+	else \
+	  echo 'no C compiler here: testing without the race detector'; \
+	  $(GO) test -shuffle=on -timeout 10m ./...; \
+	fi
+
+.PHONY: race
+race: ## the same, and fail where there is no C compiler
+	@$(MAKE) --no-print-directory test RACE=always
+
+.PHONY: e2e
+e2e: build ## the end-to-end tests, on bin/kwaaid
+	KWAAID_BINARY=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 10m ./cmd/kwaaid
+
+.PHONY: bench
+bench: build ## benchmarks of the protocol and the DHT, each beside its limit
+	$(GO) test -run '^$$' -bench . ./internal/rpc
+	$(GO) test -run '^$$' -bench 'Find|Declare' ./internal/discovery
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## every fuzz target for a few seconds (FUZZ=20s)
+	.ci/fuzz $(FUZZ)
+
+.PHONY: lint
+lint: ## golangci-lint, with the rules and reasons of .golangci.yml, and buf
+	$(TOOL) golangci-lint run
+	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
+
+.PHONY: fmt
+fmt: ## format everything
+	$(TOOL) golangci-lint fmt
+	cd proto && $(BUF) format -w
+
+.PHONY: gen
+gen: ## generate everything that is generated
+	cd proto && $(BUF) generate
+	$(GO) run ./cmd/kwaaid config default > configs/kwaaid.yaml.new
+	mv configs/kwaaid.yaml.new configs/kwaaid.yaml
+
+.PHONY: verify-gen
+verify-gen: gen ## fail if generated files differ from what is committed
+	git diff --exit-code -- proto configs
+	@if [ -n "$$(git ls-files --others --exclude-standard -- proto configs)" ]; then \
+	  git ls-files --others --exclude-standard -- proto configs; exit 1; \
+	fi
+
+.PHONY: image
+image: build ## a container image around bin/kwaaid; needs docker, podman or buildah, and no registry
+	.ci/image $(IMAGE)
+
+.PHONY: ci
+ci: ## what must pass before a change is taken
+	.ci/run
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
