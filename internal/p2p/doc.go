@@ -1,0 +1,14 @@
+// Package p2p makes the libp2p host that everything else talks through: who this node is, which transports and limits it
+// has, in which order it dials, what it tells others about its addresses, and who is connected.
+//
+//	config.go    what an operator can set, with defaults and checks
+//	host.go      New, Run, Close; connected and disconnected peers, round trips
+//	listen.go    listening, and errors that name the address
+//	addrs.go     which addresses are announced; whether others can dial this node
+//	dial.go      the order of dials: TCP first
+//	limits.go    connection manager and resource manager, every field set
+//	identity.go  the node's key: made, read, imported
+//	datadir.go   the data directory and its lock (lock_*.go)
+//	logs.go      the libraries' logs into ours
+//	metrics.go   Prometheus metrics
+package p2p
