@@ -191,6 +191,29 @@ func (s *Service) watchJoining(ctx context.Context) {
 	}
 }
 
+// WaitJoined waits until the swarm is met. When everybody was tried in vain, the error matches ErrNotJoined and says what was
+// tried; trying goes on, and a later call may succeed. A node that is alone by intent has nobody to wait for.
+func (s *Service) WaitJoined(ctx context.Context) error {
+	if !s.waitJoined(ctx) {
+		return fmt.Errorf("%w: %w", ErrNotJoined, context.Cause(ctx))
+	}
+	if s.tableSize() > 0 || s.alone() {
+		return nil
+	}
+	return s.notJoined()
+}
+
+// notJoined is ErrNotJoined with what is wrong with whom.
+func (s *Service) notJoined() error {
+	err := ErrNotJoined
+	for _, b := range s.bootstraps {
+		if p := s.problem(b, time.Now()); p != "" {
+			err = fmt.Errorf("%w; %s", err, p)
+		}
+	}
+	return err
+}
+
 // waitJoined waits until joining is over, one way or the other; false: ctx ended first.
 func (s *Service) waitJoined(ctx context.Context) bool {
 	select {

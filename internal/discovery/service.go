@@ -85,7 +85,7 @@ func WithLogger(log zerolog.Logger) Option { return func(o *options) { o.log = l
 func WithMetrics(m *Metrics) Option { return func(o *options) { o.metrics = m } }
 
 // New makes the service on a host. hosted may be nil for a node that only asks. Nothing is sent before Run.
-func New(h host.Host, cfg Config, hosted Hosted, opts ...Option) (*Service, error) {
+func New(h host.Host, hosted Hosted, cfg Config, opts ...Option) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

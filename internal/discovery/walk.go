@@ -177,7 +177,7 @@ func (s *Service) runWalk(ctx context.Context, w *walk) error {
 		return fmt.Errorf("walk of the DHT cut short: %w", context.Cause(ctx))
 	}
 	if s.tableSize() == 0 && !s.alone() {
-		return ErrNotJoined
+		return s.notJoined()
 	}
 	return nil
 }

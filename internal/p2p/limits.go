@@ -17,7 +17,7 @@ import (
 type Protocol struct {
 	ID         protocol.ID
 	Service    string // what its handler passes to SetService
-	MaxMessage int64  // bytes that one exchange may reserve, both ways together
+	MaxMessage int64  // bytes that one exchange may reserve, both ways together; 0: whatever the peer may
 }
 
 // DefaultMemory bounds the bytes that connections, streams and exchanges together may reserve, unless WithMemory says else.
@@ -54,6 +54,9 @@ func resourceManager(l Limits, memory int64, protocols []Protocol, metrics bool)
 	perPeer := l.StreamsPerPeer + housekeeping
 	largest := int64(windowBytes)
 	for _, p := range protocols {
+		if p.MaxMessage == 0 {
+			largest = memory
+		}
 		largest = max(largest, p.MaxMessage+windowBytes)
 	}
 	limits := rcmgr.PartialLimitConfig{

@@ -102,7 +102,7 @@ func NewNode(tb testing.TB, h *p2p.Host, ids []expert.ID, change func(*discovery
 	}
 	n := &Node{Host: h, Hosted: NewHosted(ids...)}
 	var err error
-	n.Discovery, err = discovery.New(h, cfg, n.Hosted, append([]discovery.Option{discovery.WithReachability(h.Reachability)}, opts...)...)
+	n.Discovery, err = discovery.New(h, n.Hosted, cfg, append([]discovery.Option{discovery.WithReachability(h.Reachability)}, opts...)...)
 	require.NoError(tb, err)
 	end := run(tb, n.Discovery.Run)
 	n.stop = sync.OnceFunc(func() {
