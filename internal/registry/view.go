@@ -169,3 +169,14 @@ func worse(a, b BreakerState) BreakerState {
 }
 
 func seconds(s float32) time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
+
+// Hidden returns how wide an expert's rows are; 0: not known.
+func (t *Table) Hidden(id expert.ID) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[id]
+	if e == nil {
+		return 0
+	}
+	return int(e.hidden)
+}
