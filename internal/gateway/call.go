@@ -1,0 +1,268 @@
+package gateway
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/npy"
+	"github.com/kwaai/kwaaid/internal/wire"
+)
+
+const mimeJSON = "application/json"
+
+// bodyKind is what a call's body is.
+type bodyKind int
+
+const (
+	bodyEmpty bodyKind = iota // rows are drawn from a seed
+	bodyNpy
+	bodyJSON // {"input": [[...], ...]}
+)
+
+// call makes one forward pass.
+//
+// The body is an array file (application/x-npy or application/octet-stream), JSON {"input": [[...]]} (application/json), or empty,
+// with the query's rows and seed; without a type it is known by its first byte. The query holds timeout, digest, codec and numerics
+// besides. The answer is the output as array file with the document in the header Kwaai-Result where Accept asks for application/x-npy;
+// else the document, with the rows under "output" when the input came as JSON. Without Accept an array file answers an array file.
+func (g *Gateway) call(w http.ResponseWriter, r *http.Request, name string) error {
+	if _, err := expert.ParseRef(name); err != nil {
+		return err
+	}
+	req, drawn, err := callQuery(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	req.Name = name
+	b, err := g.openBody(w, r, g.cfg.MaxFrame)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	kind, err := readInput(b, r.Header.Get("Content-Type"), &req)
+	if err != nil {
+		return err
+	}
+	if kind != bodyEmpty && drawn {
+		return refuse(wire.InvalidArgument, "rows and seed are for calls without a body: this one has rows of its own")
+	}
+	result, output, err := g.inference.Call(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	data, ok := output.Data().([]float32)
+	if !ok || output.RequiresIterator() {
+		return fmt.Errorf("the output is %v %v: expected float32, row-major", output.Dtype(), output.Shape())
+	}
+	if wantsNpy(r.Header.Get("Accept"), kind) {
+		return writeNpy(w, result, output.Shape(), data)
+	}
+	if kind != bodyJSON {
+		return writeJSON(w, http.StatusOK, result)
+	}
+	return writeRows(w, result, output.Shape(), data)
+}
+
+// callQuery reads the query's parameters; drawn tells whether it asks for rows from a seed. An unknown one is a mistake.
+func callQuery(raw string) (req api.CallRequest, drawn bool, err error) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return req, false, refuse(wire.InvalidArgument, "the query: "+err.Error())
+	}
+	for key, values := range query {
+		value := values[len(values)-1]
+		var err error
+		switch key {
+		case "timeout":
+			req.Timeout, err = time.ParseDuration(value)
+			if err == nil && req.Timeout <= 0 {
+				err = fmt.Errorf("%s is no time to answer in", value)
+			}
+		case "digest":
+			req.Digest = value
+			if value != "" {
+				_, err = expert.ParseDigest(value)
+			}
+		case "codec":
+			req.Codec = value
+		case "numerics":
+			req.Numerics = value
+		case "rows":
+			drawn = true
+			req.Rows, err = strconv.Atoi(value)
+			if err == nil && req.Rows <= 0 {
+				err = fmt.Errorf("%d rows: expected at least one", req.Rows)
+			}
+		case "seed":
+			drawn = true
+			req.Seed, err = strconv.ParseUint(value, 10, 64)
+		default:
+			err = fmt.Errorf("unknown: expected timeout, digest, codec, numerics, rows or seed")
+		}
+		if err != nil {
+			return req, false, refuse(wire.InvalidArgument, "query parameter "+quoted(key)+": "+err.Error())
+		}
+	}
+	return req, drawn, nil
+}
+
+// readInput reads the body into req and says what it was.
+func readInput(b *body, contentType string, req *api.CallRequest) (bodyKind, error) {
+	src := bufio.NewReader(b) // a read larger than its 4 KiB goes past it, straight into the tensor
+	kind := kindOf(contentType, src)
+	var shape []int
+	var data []float32
+	var err error
+	switch kind {
+	case bodyEmpty:
+		return kind, b.ended()
+	case bodyNpy:
+		if b.size >= 0 {
+			shape, data, err = npy.ReadSized(src, b.size, b.limit)
+		} else {
+			shape, data, err = npy.Read(src, b.limit)
+		}
+	case bodyJSON:
+		shape, data, err = readRows(src, b)
+	}
+	if err != nil {
+		return kind, err
+	}
+	if len(data) == 0 {
+		return kind, refuse(wire.InvalidArgument, fmt.Sprintf("an empty batch: the input's shape is %v", shape))
+	}
+	req.Input = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(data))
+	return kind, nil
+}
+
+// kindOf goes by the content's type, and by its first byte where that says nothing (as with curl --data-binary).
+func kindOf(contentType string, src *bufio.Reader) bodyKind {
+	first, err := src.Peek(1)
+	if err != nil {
+		return bodyEmpty // or unreadable, which the next read tells
+	}
+	switch mediaType, _, _ := mime.ParseMediaType(contentType); mediaType {
+	case api.MIMENpy, "application/octet-stream":
+		return bodyNpy
+	case mimeJSON:
+		return bodyJSON
+	}
+	if first[0] == 0x93 {
+		return bodyNpy
+	}
+	return bodyJSON
+}
+
+// readRows reads {"input": [[...], ...]}.
+func readRows(src *bufio.Reader, b *body) (shape []int, data []float32, err error) {
+	text, err := b.readAll(src)
+	if err != nil {
+		return nil, nil, err
+	}
+	return parseRows(text)
+}
+
+// parseRows reads the document of a call's rows: one, two or three dimensions.
+func parseRows(text []byte) (shape []int, data []float32, err error) {
+	s := &scanner{text: text}
+	err = s.object(func(key string) error {
+		if key != "input" {
+			return s.fail(`unknown key %s: expected "input"`, quoted(key))
+		}
+		var err error
+		shape, data, err = numbers(s, parseFloat32)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.end(); err != nil {
+		return nil, nil, err
+	}
+	if len(shape) == 0 || len(shape) > 3 {
+		return nil, nil, s.fail(`"input" has %d dimensions: expected 1 to 3`, len(shape))
+	}
+	return shape, data, nil
+}
+
+// wantsNpy tells whether the answer is the output as array file.
+func wantsNpy(accept string, kind bodyKind) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		switch mediaType, _, _ := mime.ParseMediaType(part); mediaType {
+		case api.MIMENpy, "application/octet-stream":
+			return true
+		case mimeJSON:
+			return false
+		}
+	}
+	return kind == bodyNpy
+}
+
+// writeNpy sends the output, the document in a header.
+func writeNpy(w http.ResponseWriter, result api.CallResult, shape []int, data []float32) error {
+	doc, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(api.ResultHeader, asciiJSON(doc))
+	w.Header().Set("Content-Type", api.MIMENpy)
+	w.Header().Set("Content-Length", strconv.FormatInt(npy.Size(shape), 10))
+	w.WriteHeader(http.StatusOK)
+	return npy.Write(w, shape, data)
+}
+
+// asciiJSON escapes what a header cannot hold: errors of strangers may be in any script.
+func asciiJSON(doc []byte) string {
+	var b strings.Builder
+	for _, r := range string(doc) {
+		switch {
+		case r < 0x7f:
+			b.WriteByte(byte(r))
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		}
+	}
+	return b.String()
+}
+
+// writeRows sends the document with the output's rows in it.
+func writeRows(w http.ResponseWriter, result api.CallResult, shape []int, data []float32) error {
+	if !finite(data) {
+		return refuse(wire.Unimplemented, "the output holds NaN or infinity, which JSON cannot: ask for it with Accept: "+api.MIMENpy)
+	}
+	doc, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", mimeJSON)
+	b := append(doc[:len(doc)-1], `,"output":`...)
+	flushed := false
+	b, err = appendRows(b, shape, data, func(b []byte) ([]byte, error) {
+		flushed = true
+		_, err := w.Write(b)
+		return b[:0], err
+	})
+	if err != nil {
+		return err
+	}
+	b = append(b, "}\n"...)
+	if !flushed {
+		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	}
+	_, err = w.Write(b)
+	return err
+}

@@ -1,0 +1,19 @@
+// Package gateway is a node's face to everyone who is no peer: HTTP, gRPC, health, metrics and the status page. It asks the node and
+// its inference through the interfaces Inference and Node.
+//
+//	config.go     where it listens, who may talk to it
+//	gateway.go    Open, Run; the interfaces
+//	listener.go   connections: how many, and which bring noise
+//	http.go       the HTTP server: one way in and out for every request
+//	guard.go      Host, Origin, token
+//	routes.go     which path is what
+//	documents.go  health, metrics and the documents of /api/v1
+//	call.go       POST /api/v1/call/NAME
+//	bench.go      POST /api/v1/bench, with progress
+//	body.go       requests' bodies within limits
+//	json.go       JSON's numbers to floats and back
+//	grpc.go       the gRPC server, health, reflection
+//	page.go       the status page, from page/
+//	errors.go     failures to HTTP's and gRPC's statuses
+//	metrics.go    what is counted
+package gateway

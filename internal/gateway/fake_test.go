@@ -1,0 +1,219 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// fakeInference answers with its input, or as call says.
+type fakeInference struct {
+	call func(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error)
+
+	mu   sync.Mutex
+	last api.CallRequest
+}
+
+func (f *fakeInference) Call(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error) {
+	f.mu.Lock()
+	f.last = req
+	f.mu.Unlock()
+	if f.call != nil {
+		return f.call(ctx, req)
+	}
+	return echo(req)
+}
+
+func (f *fakeInference) asked() api.CallRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
+// echo answers as a local identity expert of hidden 4 does.
+func echo(req api.CallRequest) (api.CallResult, *tensor.Dense, error) {
+	ref, err := expert.ParseRef(req.Name)
+	if err != nil {
+		return api.CallResult{}, nil, err
+	}
+	y := req.Input
+	if y == nil {
+		y = tensor.New(tensor.WithShape(max(req.Rows, 1), 4), tensor.WithBacking(make([]float32, 4*max(req.Rows, 1))))
+	}
+	return api.CallResult{
+		Expert:     ref.ID,
+		AnsweredBy: api.AnsweredBy{Peer: "peer-a", Expert: ref.ID, Where: api.WhereLocal},
+		Attempts:   []api.Attempt{{Expert: ref.ID, Peer: "peer-a", Status: "OK", Detail: "größer 🙂"}},
+		Shape:      y.Shape(), Digest: strings.Repeat("ab", 32), Numerics: "exact-1",
+	}, y, nil
+}
+
+// fakeNode answers from its fields; a nil func answers with nothing.
+type fakeNode struct {
+	status  api.Status
+	experts []api.Expert
+	resolve func(name string) (api.Resolved, error)
+	load    func(req api.LoadRequest) (api.ExpertList, error)
+	unload  func(name string) (api.ExpertList, error)
+	bench   func(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error)
+
+	mu    sync.Mutex
+	ready api.Readiness
+	dead  error
+}
+
+func (f *fakeNode) Status(context.Context) (api.Status, error)    { return f.status, nil }
+func (f *fakeNode) Experts(context.Context) ([]api.Expert, error) { return f.experts, nil }
+func (f *fakeNode) Peers(context.Context) ([]api.Peer, error)     { return nil, nil }
+func (f *fakeNode) Resolve(_ context.Context, name string) (api.Resolved, error) {
+	return f.resolve(name)
+}
+
+func (f *fakeNode) Load(_ context.Context, req api.LoadRequest) (api.ExpertList, error) {
+	return f.load(req)
+}
+
+func (f *fakeNode) Unload(_ context.Context, name string) (api.ExpertList, error) {
+	return f.unload(name)
+}
+
+func (f *fakeNode) Bench(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error) {
+	return f.bench(ctx, req, progress)
+}
+
+func (f *fakeNode) Ready(context.Context) (api.Readiness, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ready, nil
+}
+
+func (f *fakeNode) Alive() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dead
+}
+
+func (f *fakeNode) set(ready api.Readiness, dead error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ready, f.dead = ready, dead
+}
+
+// face is a gateway that runs on ports of its own.
+type face struct {
+	*Gateway
+	t         testing.TB
+	inference *fakeInference
+	node      *fakeNode
+	registry  *prometheus.Registry
+	client    *http.Client
+	stop      func() // as SIGTERM would; returns once Run has
+}
+
+func newFace(t testing.TB, change ...func(*Config)) *face {
+	t.Helper()
+	f := &face{t: t, inference: &fakeInference{}, node: &fakeNode{ready: api.Readiness{Ready: true}}, registry: prometheus.NewRegistry()}
+	cfg := DefaultConfig()
+	cfg.API, cfg.GRPC = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Drain = 5 * time.Second
+	for _, c := range change {
+		c(&cfg)
+	}
+	var err error
+	f.Gateway, err = Open(cfg, f.inference, f.node, WithRegistry(f.registry))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	f.client = &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: 20 * time.Second}
+	var once sync.Once
+	f.stop = func() {
+		once.Do(func() {
+			cancel()
+			require.NoError(t, <-done)
+		})
+	}
+	t.Cleanup(func() {
+		f.client.CloseIdleConnections()
+		f.stop()
+	})
+	return f
+}
+
+func (f *face) url(path string) string { return "http://" + f.Addr().String() + path }
+
+// answer is what came back, body read.
+type answer struct {
+	*http.Response
+	body []byte
+}
+
+func (f *face) do(method, path string, body io.Reader, header ...string) answer {
+	f.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, f.url(path), body)
+	require.NoError(f.t, err)
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			req.Host = header[i+1]
+			continue
+		}
+		req.Header.Add(header[i], header[i+1])
+	}
+	resp, err := f.client.Do(req)
+	require.NoError(f.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(f.t, err)
+	return answer{resp, b}
+}
+
+func (f *face) get(path string, header ...string) answer {
+	f.t.Helper()
+	return f.do(http.MethodGet, path, nil, header...)
+}
+
+func (f *face) post(path, contentType string, body []byte, header ...string) answer {
+	f.t.Helper()
+	return f.do(http.MethodPost, path, bytes.NewReader(body), append([]string{"Content-Type", contentType}, header...)...)
+}
+
+// requireError checks status and code of an error document, and that its message says what it should.
+func (a answer) requireError(t testing.TB, status int, code, says string) {
+	t.Helper()
+	require.Equal(t, status, a.StatusCode, "%s", a.body)
+	require.Equal(t, "application/json", a.Header.Get("Content-Type"))
+	require.Contains(t, string(a.body), `"code":"`+code+`"`)
+	require.Contains(t, string(a.body), says)
+}
+
+// metric returns the value of the gauge or counter with these labels' values, in the order of the labels' names; 0 when there is none.
+func (f *face) metric(name string, labels ...string) float64 {
+	f.t.Helper()
+	families, err := f.registry.Gather()
+	require.NoError(f.t, err)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			values := make([]string, len(m.GetLabel()))
+			for i, l := range m.GetLabel() {
+				values[i] = l.GetValue()
+			}
+			if family.GetName() == name && slices.Equal(values, labels) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return 0
+}
