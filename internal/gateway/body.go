@@ -152,9 +152,11 @@ func (b *body) readAll(src io.Reader) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if int64(len(buf)) > size { // src held more than b vouched for; what b says of it comes later
+			return nil, tooLarge(b.limit, "the body goes on and on")
+		}
 		if len(buf) == cap(buf) {
-			// At least one more: src may hold bytes beyond the limit before it tells of the failure.
-			grown := make([]byte, len(buf), max(min(4*int64(len(buf)), size+1), int64(len(buf)+1)))
+			grown := make([]byte, len(buf), min(4*int64(len(buf)), size+1))
 			copy(grown, buf)
 			buf = grown
 		}
