@@ -1,20 +1,24 @@
 package kernel
 
-import "fmt"
-
-// Paths returns the paths that this machine can take, the best one last.
-func Paths() []Path { return []Path{PathPortable} }
+import (
+	"fmt"
+	"slices"
+)
 
 // kernelsFor returns the functions of a path; it panics if this machine cannot take it.
 func kernelsFor(path Path) *kernels {
+	if path == PathPortable {
+		return portableKernels()
+	}
 	paths := Paths()
-	if path == PathAuto {
-		path = paths[len(paths)-1]
+	switch {
+	case path == PathAuto:
+		path = bestPath(paths)
+	case !slices.Contains(paths, path):
+		panic(fmt.Sprintf("kernel: this machine has no %v", path))
 	}
-	for _, p := range paths {
-		if p == path {
-			return portableKernels()
-		}
+	if path == PathPortable {
+		return portableKernels()
 	}
-	panic(fmt.Sprintf("kernel: this machine has no %v", path))
+	return vectorKernels(path)
 }

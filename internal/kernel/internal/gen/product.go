@@ -1,0 +1,366 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/kwaai/kwaaid/internal/kernel/internal/consts"
+)
+
+// The registers of every product; x has one for each three rows, which lie 0, 1 and 2 strides behind it.
+var (
+	regC, regW, regS    = reg.RDI, reg.RSI, reg.RDX
+	regStride           = reg.R8
+	regBlocks, regSteps = reg.RCX, reg.R9
+	regCount, regHalf   = reg.R10, reg.RBX
+	regX                = []reg.GPPhysical{reg.R11, reg.R12, reg.R13, reg.R15}
+)
+
+const (
+	productParams    = "c, x, w, s unsafe.Pointer, stride, blocks, steps int"
+	productAvoParams = "c, x, w, s *byte, stride, blocks, steps int"
+)
+
+// product writes a product of some rows. Its accumulators are registers 0 and up: two for each row, or four.
+type product struct {
+	*target
+	rows int
+}
+
+// inputs of x at k, for row r; an element has the given size.
+func (p *product) x(r, k, size int) operand.Mem {
+	m := operand.Mem{Base: regX[r/3], Disp: k * size}
+	if r%3 > 0 {
+		m.Index, m.Scale = regStride, uint8(r%3)
+	}
+	return m
+}
+
+// start begins the function: it loads parameters.
+func (p *product) start(name, doc string) {
+	p.begin(name, doc, productParams, productAvoParams, "")
+	p.load("c", regC)
+	p.load("w", regW)
+	p.load("s", regS)
+	p.load("stride", regStride)
+}
+
+// startHalf sets up what a pass over k consumes.
+func (p *product) startHalf() {
+	p.load("x", regX[0])
+	for j := 1; j*3 < p.rows; j++ {
+		p.LEAQ(operand.Mem{Base: regX[j-1], Index: regStride, Scale: 2}, regX[j])
+		p.ADDQ(regStride, regX[j])
+	}
+	p.load("blocks", regBlocks)
+}
+
+// forHalves runs body once, or twice where a vector holds eight columns: the second time for the panel's columns from 16 on.
+func (p *product) forHalves(wBytes, sBytes int, body func()) {
+	if p.halves() == 1 {
+		p.startHalf()
+		body()
+		return
+	}
+	p.MOVQ(operand.U32(p.halves()), regHalf)
+	p.loop("half", regHalf, func() {
+		p.startHalf()
+		body()
+		p.load("w", regW)
+		p.ADDQ(operand.U32(wBytes), regW)
+		p.load("s", regS)
+		p.ADDQ(operand.U32(sBytes), regS)
+		p.ADDQ(operand.U32(4*consts.Half), regC)
+	})
+}
+
+// advance moves on by some inputs.
+func (p *product) advance(inputs, size, wBytes int) {
+	for j := 0; j*3 < p.rows; j++ {
+		p.ADDQ(operand.U32(inputs*size), regX[j])
+	}
+	p.ADDQ(operand.U32(wBytes), regW)
+}
+
+// zero clears a register.
+func (p *product) zero(v reg.VecPhysical) {
+	if p.wide() {
+		p.VPXORD(v, v, v)
+	} else {
+		p.VPXOR(v, v, v)
+	}
+}
+
+// multiply adds the products of input k with the weights in a and b to the sums of all rows; spare is used where there is no broadcast from memory
+// in the instruction itself.
+func (p *product) multiply(k int, a, b, spare reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+	for r := range p.rows {
+		if p.wide() {
+			p.VFMADD231PS_BCST(p.x(r, k, 4), a, sum(r, 0))
+			p.VFMADD231PS_BCST(p.x(r, k, 4), b, sum(r, 1))
+			continue
+		}
+		p.VBROADCASTSS(p.x(r, k, 4), spare)
+		p.VFMADD231PS(spare, a, sum(r, 0))
+		p.VFMADD231PS(spare, b, sum(r, 1))
+	}
+}
+
+// total returns the memory of a row's totals, vector i.
+func (p *product) total(r, i int) operand.Mem { return mem(regC, r*4*consts.Panel+i*p.bytes()) }
+
+// setCount sets the counter of the loop along a block's steps, each unroll inputs.
+func (p *product) setCount(unroll int) {
+	p.load("steps", regCount)
+	if times := consts.Step / unroll; times > 1 {
+		shift := 0
+		for 1<<shift < times {
+			shift++
+		}
+		p.SHLQ(operand.U8(shift), regCount)
+	}
+}
+
+// exact writes the product of `exact`.
+func (t *target) exact(f format, rows, unroll int) string {
+	p := &product{target: t, rows: rows}
+	name := fmt.Sprintf("%sExact%sRows%d", t.name, f.name, rows)
+	p.start(name, fmt.Sprintf("is the product of exact for weights in %s, rows: %d.", f.name, rows))
+	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
+	a, b, next := p.v(2*rows), p.v(2*rows+1), 2*rows+2
+	spare := a
+	if !p.wide() {
+		spare, next = p.v(next), next+1
+	}
+	var temps []reg.VecPhysical
+	for range f.temps {
+		if !p.wide() && f.name == "BF16" || !p.wide() && f.name == "F8E4M3" {
+			break // constants in memory do
+		}
+		temps, next = append(temps, p.v(next)), next+1
+	}
+	if f.begin != nil {
+		f.begin(t, temps)
+	}
+	sBytes := 0
+	switch f.scale {
+	case scaleFloat:
+		sBytes = 4 * consts.Half
+	case scaleExponent:
+		sBytes = consts.Half
+	}
+	p.forHalves(f.halfBytes, sBytes, func() {
+		p.loop("block", regBlocks, func() {
+			for r := range rows {
+				p.zero(sum(r, 0))
+				p.zero(sum(r, 1))
+			}
+			p.setCount(unroll)
+			p.loop("step", regCount, func() {
+				for k := range unroll {
+					w := mem(regW, k/f.group*f.groupBytes)
+					f.row(t, w, k%f.group, a, b, temps)
+					p.multiply(k, a, b, spare, sum)
+				}
+				p.advance(unroll, 4, unroll/f.group*f.groupBytes)
+			})
+			p.addBlock(f.scale, a, b, sum)
+		})
+	})
+	p.end()
+	return name
+}
+
+// addBlock adds a block's sums to the totals.
+func (p *product) addBlock(scale scaleKind, a, b reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+	scales := []reg.VecPhysical{a, b}
+	switch scale {
+	case scaleFloat:
+		for i, s := range scales {
+			p.VMOVUPS(mem(regS, i*p.bytes()), s)
+		}
+		p.ADDQ(operand.U32(4*consts.Panel), regS)
+	case scaleExponent:
+		for i, s := range scales {
+			p.VPMOVZXBD(mem(regS, i*p.lanes), s)
+			p.VPSLLD(operand.U8(23), s, s)
+			if p.wide() {
+				p.VPMAXUD_BCST(p.constant(1<<22), s, s)
+			} else {
+				p.VPMAXUD(p.vector(1<<22), s, s)
+			}
+		}
+		p.ADDQ(operand.U32(consts.Panel), regS)
+	}
+	for r := range p.rows {
+		for i := range 2 {
+			if scale == scaleNone {
+				p.VADDPS(p.total(r, i), sum(r, i), sum(r, i))
+			} else {
+				p.VFMADD213PS(p.total(r, i), scales[i], sum(r, i))
+			}
+			p.VMOVUPS(sum(r, i), p.total(r, i))
+		}
+	}
+}
+
+// weightsBF16 returns a function that decodes the inputs of a pair, with the registers that it needs.
+func (p *product) weightsBF16(first int) (a, b, spare reg.VecPhysical, temps []reg.VecPhysical) {
+	a, b = p.v(first), p.v(first+1)
+	if p.wide() {
+		temps = []reg.VecPhysical{p.v(first + 2)}
+	} else {
+		spare = p.v(first + 2)
+	}
+	formatBF16().begin(p.target, temps)
+	return a, b, spare, temps
+}
+
+// dot writes the product of `dot` with fused multiply-adds.
+func (t *target) dot(rows, unroll int) string {
+	p := &product{target: t, rows: rows}
+	name := fmt.Sprintf("%sDotRows%d", t.name, rows)
+	p.start(name, "is the product of dot by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
+	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
+	f := formatBF16()
+	a, b, spare, temps := p.weightsBF16(2 * rows)
+	t.flushing(func() {
+		p.forHalves(f.halfBytes, 0, func() {
+			p.chain(rows, unroll, 4, sum, func(pair int) {
+				w := mem(regW, pair*f.groupBytes)
+				for _, k := range []int{1, 0} {
+					f.row(t, w, k, a, b, temps)
+					p.multiply(2*pair+k, a, b, spare, sum)
+				}
+			})
+		})
+	})
+	p.end()
+	return name
+}
+
+// chain writes a sum along all of k that begins with the totals: the body of a pair, unroll inputs at a time.
+func (p *product) chain(rows, unroll, size int, sum func(r, i int) reg.VecPhysical, pair func(pair int)) {
+	for r := range rows {
+		for i := range 2 {
+			p.VMOVUPS(p.total(r, i), sum(r, i))
+		}
+	}
+	p.loop("block", regBlocks, func() {
+		p.setCount(unroll)
+		p.loop("step", regCount, func() {
+			for i := range unroll / 2 {
+				pair(i)
+			}
+			p.advance(unroll, size, unroll/2*128)
+		})
+	})
+	for r := range rows {
+		for i := range 2 {
+			p.VMOVUPS(sum(r, i), p.total(r, i))
+		}
+	}
+}
+
+// dotNative writes the product of `dot` with VDPBF16PS; activations are bf16.
+func (t *target) dotNative(rows, unroll int) string {
+	p := &product{target: t, rows: rows}
+	name := fmt.Sprintf("%sDotNativeRows%d", t.name, rows)
+	p.start(name, "is the product of dot by VDPBF16PS, rows: "+strconv.Itoa(rows)+".")
+	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
+	a, b := p.v(2*rows), p.v(2*rows+1)
+	p.forHalves(0, 0, func() {
+		p.chain(rows, unroll, 2, sum, func(pair int) {
+			p.VMOVDQU32(mem(regW, pair*128), a)
+			p.VMOVDQU32(mem(regW, pair*128+64), b)
+			for r := range rows {
+				p.vdpbf16ps(p.x(r, 2*pair, 2), a, sum(r, 0))
+				p.vdpbf16ps(p.x(r, 2*pair, 2), b, sum(r, 1))
+			}
+		})
+	})
+	p.end()
+	return name
+}
+
+// tile writes the product of `tile` with fused multiply-adds.
+func (t *target) tile(rows, unroll int) string {
+	p := &product{target: t, rows: rows}
+	name := fmt.Sprintf("%sTileRows%d", t.name, rows)
+	p.start(name, "is the product of tile by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
+	even := func(r, i int) reg.VecPhysical { return p.v(4*r + i) }
+	odd := func(r, i int) reg.VecPhysical { return p.v(4*r + 2 + i) }
+	f := formatBF16()
+	a, b, spare, temps := p.weightsBF16(4 * rows)
+	t.flushing(func() {
+		p.forHalves(f.halfBytes, 0, func() {
+			// A block of the call is a number of steps; here every step is one of tile's blocks.
+			p.load("steps", reg.RAX)
+			p.IMULQ(reg.RAX, regBlocks)
+			p.loop("block", regBlocks, func() {
+				for r := range rows {
+					for i := range 2 {
+						p.zero(even(r, i))
+						p.zero(odd(r, i))
+					}
+				}
+				p.MOVQ(operand.U32(consts.Step/unroll), regCount)
+				p.loop("step", regCount, func() {
+					for k := range unroll {
+						sum := even
+						if k%2 == 1 {
+							sum = odd
+						}
+						f.row(t, mem(regW, k/2*f.groupBytes), k%2, a, b, temps)
+						p.multiply(k, a, b, spare, sum)
+					}
+					p.advance(unroll, 4, unroll/2*f.groupBytes)
+				})
+				for r := range rows {
+					for i := range 2 {
+						p.VADDPS(odd(r, i), even(r, i), even(r, i))
+						p.VADDPS(p.total(r, i), even(r, i), even(r, i))
+						p.VMOVUPS(even(r, i), p.total(r, i))
+					}
+				}
+			})
+		})
+	})
+	p.end()
+	return name
+}
+
+// allProducts writes the products of all formats for one row, two and so on, as many as there are registers for.
+func (t *target) allProducts() {
+	unroll := func(rows int) int {
+		if rows > 6 {
+			return 4
+		}
+		return 8
+	}
+	add := func(name, doc string, most int, f func(rows int) string) {
+		tab := table{name: t.name + name, typ: "productFunc", doc: doc}
+		for rows := 1; rows <= most; rows++ {
+			tab.functions = append(tab.functions, f(rows))
+		}
+		t.tables = append(t.tables, tab)
+	}
+	for _, f := range formats() {
+		most := map[bool]int{true: 12, false: 6}[t.wide()]
+		if f.scale != scaleNone { // decoding takes registers
+			most = map[bool]int{true: 8, false: 4}[t.wide()]
+		}
+		add("Exact"+f.name, "the products of exact for weights in "+f.name+", by rows", most, func(rows int) string {
+			return t.exact(f, rows, max(unroll(rows), f.group))
+		})
+	}
+	most := map[bool]int{true: 12, false: 6}[t.wide()]
+	add("Dot", "the products of dot by fused multiply-adds, by rows", most, func(rows int) string { return t.dot(rows, unroll(rows)) })
+	add("Tile", "the products of tile by fused multiply-adds, by rows", most/2, func(rows int) string { return t.tile(rows, unroll(2*rows)) })
+	if t.wide() {
+		add("DotNative", "the products of dot by VDPBF16PS, by rows", most, func(rows int) string { return t.dotNative(rows, 8) })
+	}
+}
