@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
@@ -86,15 +87,15 @@ func Addrs(tb testing.TB, h host.Host) []string {
 
 // Node is a host with discovery, as a node has them.
 type Node struct {
-	Host      *p2p.Host
+	Host      host.Host // a *p2p.Host, or one of a Sim
 	Discovery *discovery.Service
 	Hosted    *Hosted
 
 	stop func()
 }
 
-// NewNode starts discovery on a host, in the default swarm or as change says, until the test ends or Stop.
-func NewNode(tb testing.TB, h *p2p.Host, ids []expert.ID, change func(*discovery.Config), opts ...discovery.Option) *Node {
+// NewNode starts discovery on a host, in the default swarm or as change says, until the test ends or Stop. In a Sim's bubble too.
+func NewNode(tb testing.TB, h host.Host, ids []expert.ID, change func(*discovery.Config), opts ...discovery.Option) *Node {
 	tb.Helper()
 	cfg := discovery.DefaultConfig()
 	if change != nil {
@@ -102,7 +103,10 @@ func NewNode(tb testing.TB, h *p2p.Host, ids []expert.ID, change func(*discovery
 	}
 	n := &Node{Host: h, Hosted: NewHosted(ids...)}
 	var err error
-	n.Discovery, err = discovery.New(h, n.Hosted, cfg, append([]discovery.Option{discovery.WithReachability(h.Reachability)}, opts...)...)
+	if r, ok := h.(interface{ Reachability() network.Reachability }); ok {
+		opts = append(opts, discovery.WithReachability(r.Reachability))
+	}
+	n.Discovery, err = discovery.New(h, n.Hosted, cfg, opts...)
 	require.NoError(tb, err)
 	end := run(tb, n.Discovery.Run)
 	n.stop = sync.OnceFunc(func() {
