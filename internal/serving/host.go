@@ -20,6 +20,7 @@ type Host struct {
 	log     zerolog.Logger
 	metrics *Metrics
 	budget  *budget
+	epoch   time.Time // when it was made
 
 	buffers bufferPool
 	tickets sync.Pool // of *Ticket
@@ -94,6 +95,7 @@ func New(cfg Config, opts ...Option) (*Host, error) {
 		changed: make(chan struct{}),
 		drained: make(chan struct{}),
 		width:   runtime.GOMAXPROCS(0),
+		epoch:   time.Now(),
 	}
 	h.tickets.New = func() any { return &Ticket{host: h, done: make(chan struct{}, 1)} }
 	for _, opt := range opts {
@@ -105,6 +107,9 @@ func New(cfg Config, opts ...Option) (*Host, error) {
 	h.slots = h.width
 	return h, nil
 }
+
+// now reads the host's clock.
+func (h *Host) now() moment { return moment(time.Since(h.epoch)) }
 
 // Has returns what is hosted under an ID, in whatever state; false when nothing is.
 func (h *Host) Has(id expert.ID) (expert.Hosted, bool) {

@@ -1,0 +1,151 @@
+package serving
+
+import (
+	"time"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// freeRows: a pass reads the weights once however many rows it has, so at 16 rows one costs about twice what it costs in the
+// largest batches. Up to here batches grow whatever their members' deadlines: callers with impossible ones can at worst halve
+// what a host gets done.
+const freeRows = 16
+
+// withMargin adds to an estimate what it may be off by. Under overload all calls that are taken on are close to being late.
+func withMargin(d time.Duration) time.Duration { return d + d/2 }
+
+// job is one admitted pair on its way through a lane. All but what Admit sets once is guarded by Host.mu.
+type job struct {
+	ticket *Ticket
+	lane   *lane
+	pair   int     // index into the ticket's pairs
+	rows   []int32 // as in expert.Pair; nil: all rows of the call
+	count  int     // rows to compute
+
+	prev, next *job   // in the lane, while waiting
+	waiting    bool   // stands in its lane
+	batch      *batch // whose member it is; nil before, and after its result is there
+	member     int    // its place in batch.members
+}
+
+// lane is what waits for one expert in one order of operations, oldest first. impl and numerics never change; the rest is
+// guarded by Host.mu.
+type lane struct {
+	hosted   *hosted
+	impl     expert.Expert
+	numerics string
+
+	first, last *job
+	rows        int  // that wait
+	running     bool // a pass is under way; at most one is
+	inLine      bool // waits for a slot
+	next        *lane
+	cost        rate // of its passes, in real time
+
+	// The pass under way.
+	passRows int
+	began    moment
+	work     time.Duration // what the busy clock showed then
+}
+
+// push appends a job.
+func (l *lane) push(j *job) {
+	j.prev, j.next, j.waiting = l.last, nil, true
+	if l.last != nil {
+		l.last.next = j
+	} else {
+		l.first = j
+	}
+	l.last = j
+	l.rows += j.count
+}
+
+// remove takes a waiting job out.
+func (l *lane) remove(j *job) {
+	if j.prev != nil {
+		j.prev.next = j.next
+	} else {
+		l.first = j.next
+	}
+	if j.next != nil {
+		j.next.prev = j.prev
+	} else {
+		l.last = j.prev
+	}
+	j.prev, j.next, j.waiting = nil, nil, false
+	l.rows -= j.count
+}
+
+// take removes from the lane what the next pass should hold, oldest first, and gives each to join; what has expired it
+// gives to drop. Beyond freeRows the pass grows only as long as all its members are expected to be answered in time.
+// No more than maxRows rows are taken, but for a first job.
+func (l *lane) take(now moment, maxRows int, join, drop func(*job)) {
+	rows, tightest := 0, never // of the members: all rows, the first deadline
+	for j := l.first; j != nil; {
+		next := j.next
+		if j.ticket.deadline <= now {
+			l.remove(j)
+			drop(j)
+			j = next
+			continue
+		}
+		rows += j.count
+		tightest = min(tightest, j.ticket.deadline)
+		if rows > j.count && (rows > maxRows || rows > freeRows && withMargin(l.cost.of(rows)) > time.Duration(tightest-now)) {
+			return
+		}
+		l.remove(j)
+		join(j)
+		j = next
+	}
+}
+
+// wait estimates how long it takes until a job of so many rows is answered if it joins the lane now. sharing is by how many
+// times slower the lane moves than if it were alone. Nothing is expected of an idle lane: whoever finds one is taken on, so
+// that a wrong estimate can't lock everyone out.
+func (l *lane) wait(now moment, rows int, sharing float64) time.Duration {
+	if !l.running && l.first == nil {
+		return 0
+	}
+	ahead := l.cost.of(l.rows + rows)
+	if l.running {
+		ahead += max(0, l.cost.of(l.passRows)-time.Duration(now-l.began))
+	}
+	return time.Duration(float64(ahead) * sharing)
+}
+
+// line holds the lanes that wait for a slot. Each stands in it at most once. Guarded by Host.mu.
+type line struct {
+	first, last *lane
+	count       int
+}
+
+// push appends a lane, unless it stands in line already.
+func (q *line) push(l *lane) {
+	if l.inLine {
+		return
+	}
+	l.inLine, l.next = true, nil
+	if q.last != nil {
+		q.last.next = l
+	} else {
+		q.first = l
+	}
+	q.last = l
+	q.count++
+}
+
+// pop removes the lane that has waited longest; nil when the line is empty.
+func (q *line) pop() *lane {
+	l := q.first
+	if l == nil {
+		return nil
+	}
+	q.first = l.next
+	if q.first == nil {
+		q.last = nil
+	}
+	l.inLine, l.next = false, nil
+	q.count--
+	return l
+}

@@ -1,0 +1,109 @@
+package serving
+
+import (
+	"math/bits"
+	"sync"
+	"unsafe"
+)
+
+// span tells whether the indices are consecutive, and where they start.
+func span(rows []int32) (first int, ok bool) {
+	for i, r := range rows {
+		if r != rows[0]+int32(i) {
+			return 0, false
+		}
+	}
+	return int(rows[0]), true
+}
+
+// gather copies the chosen rows of x, or all where rows is nil, to dst.
+func gather(dst, x []float32, rows []int32, hidden int) {
+	if rows == nil {
+		copy(dst, x)
+		return
+	}
+	for i, r := range rows {
+		copy(dst[i*hidden:(i+1)*hidden], x[int(r)*hidden:])
+	}
+}
+
+// Two float32 side by side in a uint64: their exponents, one added to each, and the bits into which an exponent of all ones
+// (NaN and Inf alone have it) then carries.
+const (
+	exponents = 0x7f800000_7f800000
+	ones      = 0x00800000_00800000
+	carries   = 0x80000000_80000000
+)
+
+// allFinite tells whether x holds neither NaN nor Inf. It looks at eight elements at a time: a call's whole input passes
+// through here.
+func allFinite(x []float32) bool {
+	if len(x) > 0 && uintptr(unsafe.Pointer(&x[0]))%8 != 0 { // a uint64 has to be aligned on some machines
+		if !finite(x[0]) {
+			return false
+		}
+		x = x[1:]
+	}
+	for ; len(x) >= 8; x = x[8:] {
+		p := (*[4]uint64)(unsafe.Pointer(&x[0]))
+		a := p[0]&exponents + ones
+		b := p[1]&exponents + ones
+		c := p[2]&exponents + ones
+		d := p[3]&exponents + ones
+		if (a|b|c|d)&carries != 0 {
+			return false
+		}
+	}
+	for _, v := range x {
+		if !finite(v) {
+			return false
+		}
+	}
+	return true
+}
+
+// finite tells whether v is neither NaN nor Inf.
+func finite(v float32) bool { return v-v == 0 }
+
+// firstNonFinite returns the index, into rows, of the first chosen row that holds NaN or Inf; -1 when none does.
+func firstNonFinite(x []float32, rows []int32, count, hidden int) int {
+	for i := range count {
+		r := i
+		if rows != nil {
+			r = int(rows[i])
+		}
+		if !allFinite(x[r*hidden : (r+1)*hidden]) {
+			return i
+		}
+	}
+	return -1
+}
+
+// sameMemory tells whether two slices share elements: an expert may return its very input.
+func sameMemory(a, b []float32) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return false
+	}
+	firstA, lastA := uintptr(unsafe.Pointer(&a[0])), uintptr(unsafe.Pointer(&a[len(a)-1]))
+	firstB, lastB := uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&b[len(b)-1]))
+	return firstA <= lastB && firstB <= lastA
+}
+
+// bufferPool keeps the buffers in which rows are gathered, by size class: class c holds 1<<c elements.
+type bufferPool struct {
+	classes [48]sync.Pool
+}
+
+// get returns n elements that hold anything.
+func (p *bufferPool) get(n int) []float32 {
+	class := bits.Len(uint(n - 1))
+	if b, ok := p.classes[class].Get().(*float32); ok {
+		return unsafe.Slice(b, 1<<class)[:n]
+	}
+	return make([]float32, n, 1<<class)
+}
+
+// put takes back what get returned, once nobody reads it.
+func (p *bufferPool) put(b []float32) {
+	p.classes[bits.Len(uint(len(b)-1))].Put(unsafe.SliceData(b))
+}
