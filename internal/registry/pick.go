@@ -28,6 +28,7 @@ type Query struct {
 type Pick struct {
 	Expert expert.ID
 	Peer   peer.ID
+	Text   string        // Peer in base58
 	Digest expert.Digest // to ask for; zero: any
 
 	entry      *entry
@@ -250,7 +251,7 @@ func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now
 	}
 	h, s := p.host, p.stats
 	k := Pick{
-		Expert: e.id, Peer: h.id, Digest: digest,
+		Expert: e.id, Peer: h.id, Text: h.text, Digest: digest,
 		entry: e, host: h, stats: s, at: now, rows: int32(rows), work: float32(h.ahead(now)) + float32(rows),
 		probePeer: h.breaker.begin(), probeStats: s.breaker.begin(),
 	}

@@ -120,7 +120,8 @@ type stats struct {
 // host is a peer.
 type host struct {
 	id        peer.ID
-	experts   int // providers that name it
+	text      string // the ID in base58, which takes a microsecond to make
+	experts   int    // providers that name it
 	connected bool
 	draining  bool // it said good-bye
 	verdict   Verdict
@@ -335,7 +336,7 @@ func (t *Table) host(id peer.ID, now tick) *host {
 	if len(t.hosts) >= t.limits.Peers && !t.sweep(now) {
 		return nil
 	}
-	h := &host{id: id}
+	h := &host{id: id, text: id.String()}
 	t.hosts[id] = h
 	return h
 }

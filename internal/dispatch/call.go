@@ -1,0 +1,385 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/registry"
+)
+
+// call is one Call under way.
+//
+// Invariant: hands of a task counts who holds it: the exchanges that carry it, and goroutines that look for somebody to ask. Whoever
+// lets the last hand go of a task that is not decided goes on with it instead; so every task is decided, at the deadline at the
+// latest.
+type call struct {
+	d            *Dispatcher
+	ctx          context.Context // the caller's
+	req          *Request
+	rows, hidden int
+	began        time.Time
+	deadline     time.Time
+
+	others sync.WaitGroup // goroutines beside the caller's
+
+	mu      sync.Mutex // guards all that follows, and tasks and exchanges but what they except
+	tasks   []task
+	answers []Answer
+	open    int         // tasks that are not decided
+	live    []*exchange // under way
+	untold  []int       // decided tasks that Request.Each was not told of
+	search  context.Context
+	stop    context.CancelFunc // ends search; nil while there is none
+	planned bool               // the first plan was made
+
+	// Room for a call of one pair that is answered at once: it takes no further memory.
+	oneTask     [1]task
+	oneTodo     [1]int
+	oneExchange exchange
+	oneStart    [1]*exchange
+	oneLive     [2]*exchange
+}
+
+// task is a pair and how far it is.
+type task struct {
+	pair      *expert.Pair
+	rows      int
+	asking    asked       // the expert that is asked now: the pair's, or a fallback
+	first     asked       // the pair's, while a fallback is asked
+	fallbacks []expert.ID // not asked yet
+	listed    bool        // fallbacks is filled in
+
+	hands    int
+	decided  bool
+	attempts []expert.Attempt
+
+	refused  error     // the INVALID_ARGUMENT of a peer; nil: none said so
+	refuser  peer.ID   // that peer
+	suspects []suspect // answers with NaN or Inf
+	hunt     hunt
+
+	triedBuffer [2]peer.ID
+}
+
+// asked is an expert that is asked, and what came of it.
+type asked struct {
+	id     expert.ID
+	digest expert.Digest // the weights that are meant; zero: those that unpinned calls use
+	here   bool          // this node is to be asked first
+	tried  []peer.ID
+	begun  int                // attempts
+	none   registry.NoneError // why nobody could be picked last
+	last   error              // of the last attempt that failed; nil: none did
+}
+
+// exchange is one request to one peer, or to this node, with one or more pairs.
+type exchange struct {
+	peer  peer.ID // empty: this node
+	items []item
+	pairs []expert.Pair
+	ctx   context.Context
+	stop  context.CancelFunc
+	began time.Time
+
+	oneItem [1]item
+	onePair [1]expert.Pair
+}
+
+// item is a pair within an exchange.
+type item struct {
+	task    int
+	attempt int           // its place in the task's attempts
+	pick    registry.Pick // not set for this node
+	err     error         // what became of it; the exchange's goroutine sets it before it takes the lock
+}
+
+// Call runs the pairs and returns an answer for each, in order. The error is for a request that is wrong as a whole and matches
+// expert.ErrInvalidArgument; what became of a pair stands in its answer. Call returns when every pair is decided, at the deadline at
+// the latest, and uses req.X no longer then.
+func (d *Dispatcher) Call(ctx context.Context, req Request) ([]Answer, error) {
+	rows, hidden, err := d.check(&req)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{d: d, ctx: ctx, req: &req, rows: rows, hidden: hidden, began: time.Now(), open: len(req.Pairs)}
+	timeout := req.Timeout
+	if timeout <= 0 {
+		timeout = d.cfg.Timeout
+	}
+	c.deadline = c.began.Add(timeout)
+	if earlier, ok := ctx.Deadline(); ok && earlier.Before(c.deadline) {
+		c.deadline = earlier
+	}
+	c.answers = make([]Answer, len(req.Pairs))
+	c.live = c.oneLive[:0]
+	todo := c.oneTodo[:]
+	if len(req.Pairs) == 1 {
+		c.tasks = c.oneTask[:]
+	} else {
+		c.tasks, todo = make([]task, len(req.Pairs)), make([]int, len(req.Pairs))
+	}
+	for i := range c.tasks {
+		todo[i] = i
+		c.begin(i)
+	}
+	c.tell()
+	c.advance(todo)
+	c.others.Wait()
+	c.finish()
+	return c.answers, nil
+}
+
+// begin prepares a task. Nobody else knows of the call yet.
+func (c *call) begin(i int) {
+	t := &c.tasks[i]
+	t.pair = &c.req.Pairs[i]
+	t.rows = t.pair.RowCount(c.rows)
+	t.hands = 1
+	var err error
+	t.asking, err = c.ask(t.pair.Expert, t.pair.Digest, t.pair.Numerics)
+	t.asking.tried = t.triedBuffer[:0]
+	if err != nil {
+		c.fail(i, err)
+	}
+}
+
+// ask settles which weights of an expert are meant, and whether this node has them. The error matches expert.ErrInvalidArgument.
+func (c *call) ask(id expert.ID, digest expert.Digest, numerics string) (asked, error) {
+	a := asked{id: id, digest: digest}
+	h, hosted := c.d.local.Has(id)
+	if !hosted || h.Digest.IsZero() {
+		return a, nil // without a digest it is not loaded, and nothing is known of it
+	}
+	if a.digest.IsZero() {
+		a.digest = h.Digest
+	}
+	if a.digest != h.Digest {
+		return a, nil
+	}
+	if h.Hidden != c.hidden {
+		return a, fmt.Errorf("%w: %s takes rows of %d, found rows of %d", expert.ErrInvalidArgument, id, h.Hidden, c.hidden)
+	}
+	a.here = h.State == expert.StateReady && sameNumerics(numerics, h.Numerics)
+	return a, nil
+}
+
+// advance brings the tasks to their end, or into the hands of other goroutines. The caller holds a hand on each.
+func (c *call) advance(todo []int) {
+	for len(todo) > 0 {
+		start, stuck := c.plan(todo)
+		if len(start) == 0 {
+			todo = c.seekAll(stuck)
+			continue
+		}
+		if len(stuck) > 0 {
+			c.others.Go(func() { c.advance(c.seekAll(stuck)) })
+		}
+		for _, ex := range start[1:] {
+			c.others.Go(func() { c.advance(c.run(ex)) })
+		}
+		todo = c.run(start[0])
+	}
+}
+
+// plan chooses who is asked for each of the tasks, and begins the exchanges; stuck are those that nobody can be asked for.
+func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if !c.planned {
+		c.planned = true
+		start = c.oneStart[:0]
+	}
+	for _, i := range todo {
+		t := &c.tasks[i]
+		if t.decided {
+			t.hands--
+			continue
+		}
+		var pick registry.Pick
+		switch {
+		case c.over(now) != nil, t.asking.begun > c.d.cfg.MaxRetries:
+			stuck = append(stuck, i)
+			continue
+		case t.asking.here:
+			t.asking.here = false
+			pick.Digest = t.asking.digest
+		default:
+			var ok bool
+			if pick, ok = c.pick(t, now, start); !ok {
+				stuck = append(stuck, i)
+				continue
+			}
+			t.asking.tried = append(t.asking.tried, pick.Peer)
+		}
+		t.asking.begun++
+		start = c.join(start, i, pick)
+	}
+	for _, ex := range start {
+		c.launch(ex, now)
+	}
+	return start, stuck
+}
+
+// pick asks the registry whom to ask. Peers that get other pairs of this plan are preferred, for they save an exchange.
+func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, bool) {
+	q := registry.Query{Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried}
+	for _, ex := range start {
+		if ex.peer != "" {
+			q.Shared = append(q.Shared, ex.peer)
+		}
+	}
+	pick, err := c.d.table.Pick(q, now, c.d.dice)
+	if none, ok := errors.AsType[*registry.NoneError](err); ok {
+		t.asking.none = *none
+	}
+	return pick, err == nil
+}
+
+// join adds a task to the exchange with the picked peer, which is begun if need be.
+func (c *call) join(start []*exchange, i int, pick registry.Pick) []*exchange {
+	at := slices.IndexFunc(start, func(ex *exchange) bool { return ex.peer == pick.Peer })
+	if at < 0 {
+		ex := &c.oneExchange
+		if len(c.tasks) > 1 || ex.items != nil {
+			ex = &exchange{}
+		}
+		ex.peer, ex.items, ex.pairs = pick.Peer, ex.oneItem[:0], ex.onePair[:0]
+		start = append(start, ex)
+		at = len(start) - 1
+	}
+	ex, t := start[at], &c.tasks[i]
+	if t.attempts == nil {
+		t.attempts = make([]expert.Attempt, 0, 1)
+	}
+	t.attempts = append(t.attempts, expert.Attempt{Expert: t.asking.id, Peer: pick.Text})
+	ex.items = append(ex.items, item{task: i, attempt: len(t.attempts) - 1, pick: pick})
+	ex.pairs = append(ex.pairs, expert.Pair{
+		Expert: t.asking.id, Digest: pick.Digest, Numerics: t.pair.Numerics, Rows: t.pair.Rows,
+	})
+	return start
+}
+
+// launch notes that an exchange is under way.
+func (c *call) launch(ex *exchange, now time.Time) {
+	ex.ctx, ex.stop = context.WithDeadline(c.ctx, c.deadline)
+	ex.began = now
+	c.live = append(c.live, ex)
+}
+
+// run makes the exchange, and returns the tasks that need another attempt; the goroutine holds a hand on each.
+func (c *call) run(ex *exchange) (again []int) {
+	var (
+		results []expert.Result
+		load    expert.Load
+		err     error
+	)
+	if ex.peer == "" {
+		results = c.d.local.Local(ex.ctx, c.req.X, ex.pairs)
+	} else {
+		results, load, err = c.d.caller.Call(ex.ctx, ex.peer, c.req.X, ex.pairs, c.req.Codec)
+	}
+	ex.stop()
+	return c.settle(ex, results, load, err)
+}
+
+// over returns why the call has to end; nil while there is time.
+func (c *call) over(now time.Time) error {
+	if err := c.ctx.Err(); err != nil && err != context.DeadlineExceeded { //nolint:errorlint // a context's Err is one of two values
+		return fmt.Errorf("%w: the caller gave up after %v", expert.ErrCancelled, now.Sub(c.began).Round(time.Microsecond))
+	}
+	if c.ctx.Err() != nil || !now.Before(c.deadline) {
+		return fmt.Errorf("%w: no answer within %v", expert.ErrDeadlineExceeded, c.deadline.Sub(c.began).Round(time.Microsecond))
+	}
+	return nil
+}
+
+// decide gives a task its answer. Exchanges that carry only decided tasks are ended: nobody waits for them. The lock is held.
+func (c *call) decide(i int, a Answer) {
+	t := &c.tasks[i]
+	if t.decided {
+		return
+	}
+	t.decided = true
+	c.answers[i] = a
+	c.open--
+	c.d.metrics.decided(&a, time.Since(c.began))
+	if c.req.Each != nil {
+		c.untold = append(c.untold, i)
+	}
+	for _, ex := range c.live {
+		if !c.wanted(ex) {
+			ex.stop()
+		}
+	}
+	if c.open == 0 && c.stop != nil {
+		c.stop()
+	}
+}
+
+// wanted tells whether anybody waits for an answer of the exchange.
+func (c *call) wanted(ex *exchange) bool {
+	for k := range ex.items { // not by value: err is the other goroutine's
+		if !c.tasks[ex.items[k].task].decided {
+			return true
+		}
+	}
+	return false
+}
+
+// fail gives a task its reason for having no answer. The lock is held, or nobody else knows of the call.
+func (c *call) fail(i int, reason error) {
+	t := &c.tasks[i]
+	if t.decided {
+		return
+	}
+	c.decide(i, Answer{Err: &expert.CallError{Expert: t.pair.Expert, Err: reason}})
+}
+
+// tell tells Request.Each of what was decided since.
+func (c *call) tell() {
+	if c.req.Each == nil {
+		return
+	}
+	c.mu.Lock()
+	untold := c.untold
+	c.untold = nil
+	told := make([]Answer, len(untold))
+	for k, i := range untold {
+		told[k] = c.complete(i)
+		told[k].Attempts = slices.Clone(told[k].Attempts)
+	}
+	c.mu.Unlock()
+	for k, i := range untold {
+		c.req.Each(i, told[k])
+	}
+}
+
+// complete returns the answer with what was tried.
+func (c *call) complete(i int) Answer {
+	a := c.answers[i]
+	a.Attempts = c.tasks[i].attempts
+	if a.Err != nil {
+		failed := *(a.Err.(*expert.CallError)) //nolint:errorlint,forcetypeassert // fail made it
+		failed.Attempts = a.Attempts
+		a.Err = &failed
+	}
+	return a
+}
+
+// finish ends what is left. All goroutines of the call have ended.
+func (c *call) finish() {
+	if c.stop != nil {
+		c.stop()
+	}
+	for i := range c.answers {
+		c.answers[i] = c.complete(i)
+	}
+}

@@ -1,0 +1,34 @@
+package dispatch
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config is how calls are made.
+type Config struct {
+	Timeout    time.Duration // over all of a call, look-up included, unless the caller's own deadline is earlier
+	MaxRetries int           // attempts after the first, for each expert that is asked: the one of the call and each fallback
+	CheckNaN   bool          // refuse NaN and Inf in inputs, and in answers to inputs without
+}
+
+// DefaultConfig returns the contract's defaults.
+func DefaultConfig() Config {
+	return Config{Timeout: 5 * time.Second, MaxRetries: 3, CheckNaN: true}
+}
+
+// maxRetries bounds what one call may cost the swarm.
+const maxRetries = 64
+
+// Validate reports everything that would not work.
+func (c Config) Validate() error {
+	var errs []error
+	if c.Timeout < time.Millisecond {
+		errs = append(errs, fmt.Errorf("timeout: %v is under 1ms: every call would end before its answer", c.Timeout))
+	}
+	if c.MaxRetries < 0 || c.MaxRetries > maxRetries {
+		errs = append(errs, fmt.Errorf("max_retries: %d is not within 0 and %d: one call could keep a whole swarm busy", c.MaxRetries, maxRetries))
+	}
+	return errors.Join(errs...)
+}

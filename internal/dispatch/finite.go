@@ -1,0 +1,45 @@
+package dispatch
+
+import (
+	"math"
+	"unsafe"
+)
+
+// finite tells whether no value is NaN or Inf: no exponent has all its bits set. It looks at two values at a time, since it is done
+// for every input and output: adding the lowest bit of the exponent carries into the sign's place only from an exponent of all ones.
+func finite(values []float32) bool {
+	const (
+		exponents = 0x7f800000_7f800000
+		lowest    = 0x00800000_00800000
+		signs     = 0x80000000_80000000
+	)
+	// Two float32 side by side are one uint64 in memory; where the first stands in it does not matter here.
+	for len(values) > 0 && uintptr(unsafe.Pointer(unsafe.SliceData(values)))%8 != 0 {
+		if !finiteOne(values[0]) {
+			return false
+		}
+		values = values[1:]
+	}
+	words := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(values))), len(values)/2)
+	for len(words) >= 8 {
+		var carry uint64
+		for _, w := range words[:8] {
+			carry |= w&exponents + lowest
+		}
+		if carry&signs != 0 {
+			return false
+		}
+		words = words[8:]
+	}
+	for _, w := range words {
+		if (w&exponents+lowest)&signs != 0 {
+			return false
+		}
+	}
+	return len(values)%2 == 0 || finiteOne(values[len(values)-1])
+}
+
+func finiteOne(v float32) bool {
+	const exponent = 0x7f800000
+	return math.Float32bits(v)&exponent != exponent
+}

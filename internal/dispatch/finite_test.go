@@ -1,0 +1,44 @@
+package dispatch
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestFinite_AgreesWithThePlainTest(t *testing.T) {
+	special := []float32{
+		0, float32(math.Copysign(0, -1)), 1, -1, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32,
+		float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.Float32frombits(0xffffffff), math.Float32frombits(0x7f800001),
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.OneOf(rapid.Float32(), rapid.SampledFrom(special[:7])), 0, 70).Draw(t, "values")
+		if len(values) > 0 && rapid.Bool().Draw(t, "spoil") {
+			values[rapid.IntRange(0, len(values)-1).Draw(t, "at")] = rapid.SampledFrom(special).Draw(t, "with")
+		}
+		plain := func(v []float32) bool {
+			return !slices.ContainsFunc(v, func(x float32) bool { return math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) })
+		}
+		for skip := range min(3, len(values)+1) { // also where the first value is not aligned
+			require.Equal(t, plain(values[skip:]), finite(values[skip:]))
+		}
+	})
+}
+
+func BenchmarkFinite(b *testing.B) {
+	for _, n := range []int{1024, 2 << 20} {
+		values := make([]float32, n)
+		b.Run(map[int]string{1024: "4KiB", 2 << 20: "8MiB"}[n], func(b *testing.B) {
+			b.SetBytes(int64(4 * n))
+			for b.Loop() {
+				if !finite(values) {
+					b.Fatal()
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,92 @@
+package dispatch
+
+import (
+	"errors"
+	"fmt"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/registry"
+	"github.com/kwaai/kwaaid/internal/wire"
+)
+
+// errNotFinite: the answer holds NaN or Inf, though the input held none.
+var errNotFinite = fmt.Errorf("%w: NaN or Inf in the answer, none in the input", expert.ErrBadReply)
+
+// judge checks a result against what was asked for, and returns the error that it amounts to; nil for a good answer.
+func (c *call) judge(r *expert.Result, pair *expert.Pair) error {
+	if r.Err != nil {
+		return r.Err
+	}
+	rows := pair.RowCount(c.rows)
+	if err := c.checkShape(r.Output, rows); err != nil {
+		return err
+	}
+	switch {
+	case !pair.Digest.IsZero() && r.Digest != pair.Digest:
+		return fmt.Errorf("%w: asked for digest %v, answered by %v", expert.ErrBadReply, pair.Digest, r.Digest)
+	case !sameNumerics(pair.Numerics, r.Numerics):
+		return fmt.Errorf("%w: asked for numerics %s, answered in %s", expert.ErrBadReply, pair.Numerics, r.Numerics)
+	case c.d.cfg.CheckNaN && !finite(r.Output.Float32s()):
+		return errNotFinite
+	default:
+		return nil
+	}
+}
+
+func (c *call) checkShape(y *tensor.Dense, rows int) error {
+	if _, err := expert.Rows(y, c.hidden); err != nil {
+		return fmt.Errorf("%w: wrong output: %v", expert.ErrBadReply, err) //nolint:errorlint // the caller's argument is not the invalid one
+	}
+	if y.Shape()[0] != rows {
+		return fmt.Errorf("%w: expected %d rows, found %d", expert.ErrBadReply, rows, y.Shape()[0])
+	}
+	return nil
+}
+
+// kindOf says what an error teaches the registry about the peer. whole: it ended the exchange, rather than one pair in it.
+func kindOf(err error, whole bool) registry.Kind {
+	if err == nil {
+		return registry.Answered
+	}
+	if errors.Is(err, errNotFinite) {
+		return registry.Suspect
+	}
+	switch wire.StatusOf(err) {
+	case wire.NotFound:
+		return registry.NotFound
+	case wire.InvalidArgument, wire.ResourceExhausted, wire.Unimplemented:
+		return registry.Refused
+	case wire.Overloaded:
+		return registry.Overloaded
+	case wire.NotReady:
+		return registry.NotReady
+	case wire.DigestMismatch:
+		return registry.Mismatch
+	case wire.DialFailed:
+		return registry.Unreachable
+	case wire.Reset:
+		return registry.Broken
+	case wire.Timeout, wire.Cancelled:
+		return registry.Cancelled
+	case wire.BadReply:
+		if whole {
+			return registry.Garbled
+		}
+		return registry.Failed
+	case wire.OK, wire.DeadlineExceeded, wire.Internal:
+		return registry.Failed
+	default:
+		return registry.Failed
+	}
+}
+
+// opOf returns the step in which an error came, where it says so.
+func opOf(err error) string {
+	var step interface{ Op() string }
+	if errors.As(err, &step) {
+		return step.Op()
+	}
+	return ""
+}

@@ -1,0 +1,98 @@
+package dispatch
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/codec"
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// Request is a batch of rows and what is to be done with them.
+type Request struct {
+	X       *tensor.Dense // [rows, hidden], float32; not changed while Call runs
+	Pairs   []expert.Pair // at least one, each with at least one row
+	Codec   codec.DType   // how numbers travel: F32, BF16 or F16
+	Timeout time.Duration // over all, look-up included; 0: the configured one. The context's deadline holds too.
+
+	// Each, if set, is called for every pair as soon as it is decided, with the pair's place in Pairs; the attempts that are still
+	// under way are missing in what it gets. Several goroutines may call it at once; Call returns after the last.
+	Each func(pair int, a Answer)
+}
+
+// Where says where an answer was computed.
+type Where string
+
+// The places.
+const (
+	WhereLocal    Where = "local"
+	WhereRemote   Where = "remote"
+	WhereFallback Where = "fallback" // by a fallback expert, wherever it lives
+)
+
+// Answer is what became of a pair. Exactly one of Output and Err is set.
+type Answer struct {
+	Output   *tensor.Dense // [rows of the pair, hidden]; the caller's
+	Expert   expert.ID     // who answered: the one asked for, or a fallback
+	Peer     peer.ID       // where; empty: this node
+	Where    Where
+	Digest   expert.Digest
+	Numerics string
+	Attempts []expert.Attempt // in the order in which they began; also those that lost
+	Err      error            // a *expert.CallError; it matches the sentinel of the reason that decided
+}
+
+// check looks at all that the caller could have got wrong. The error matches expert.ErrInvalidArgument.
+func (d *Dispatcher) check(req *Request) (rows, hidden int, err error) {
+	if req.X == nil || req.X.Dims() != 2 {
+		return 0, 0, fmt.Errorf("%w: expected a batch [rows, hidden]", expert.ErrInvalidArgument)
+	}
+	rows, hidden = req.X.Shape()[0], req.X.Shape()[1]
+	values, err := expert.Rows(req.X, hidden)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(req.Pairs) == 0 {
+		return 0, 0, fmt.Errorf("%w: expected at least one (expert, rows) pair", expert.ErrInvalidArgument)
+	}
+	switch req.Codec {
+	case codec.F32, codec.BF16, codec.F16:
+	default:
+		return 0, 0, fmt.Errorf("%w: expected codec f32, bf16 or f16, found %v", expert.ErrInvalidArgument, req.Codec)
+	}
+	for i := range req.Pairs {
+		p := &req.Pairs[i]
+		if p.Rows != nil && len(p.Rows) == 0 {
+			return 0, 0, fmt.Errorf("%w: pair %d (%s) has no rows", expert.ErrInvalidArgument, i, p.Expert)
+		}
+		for _, r := range p.Rows {
+			if r < 0 || int(r) >= rows {
+				return 0, 0, fmt.Errorf("%w: pair %d (%s) asks for row %d of %d", expert.ErrInvalidArgument, i, p.Expert, r, rows)
+			}
+		}
+	}
+	if d.cfg.CheckNaN && !finite(values) {
+		return 0, 0, fmt.Errorf("%w: %s is NaN or infinite; such inputs are refused (checks.nan)",
+			expert.ErrInvalidArgument, firstNotFinite(values, hidden))
+	}
+	return rows, hidden, nil
+}
+
+// firstNotFinite says where the first NaN or Inf stands.
+func firstNotFinite(values []float32, hidden int) string {
+	for i, v := range values {
+		if !finiteOne(v) {
+			return fmt.Sprintf("element (%d, %d)", i/hidden, i%hidden)
+		}
+	}
+	return "an element"
+}
+
+// sameNumerics tells whether an answer was computed as wanted: `tile` is any version of it, `tile-1` that one.
+func sameNumerics(wanted, got string) bool {
+	return wanted == "" || got == wanted || strings.HasPrefix(got, wanted+"-")
+}

@@ -1,0 +1,270 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// hunt is how the search for somebody to ask goes, when all that were known cannot be asked.
+type hunt struct {
+	looked  bool          // the Finder was asked
+	walks   int           // complete walks since nobody was left
+	since   time.Time     // when nobody was left; zero: that was not so yet
+	err     error         // of the last look-up
+	absence time.Duration // how long nobody was found
+}
+
+const (
+	// huntFor: an expert that was announced a moment ago is found by the next walk or the one after; who is gone is not back within.
+	huntFor = time.Second
+	// firstPause, lastPause: between two walks.
+	firstPause, lastPause = 20 * time.Millisecond, 200 * time.Millisecond
+	// absenceLife: an expert that nobody hosted a moment ago is not looked for on every call, where fallbacks stand in.
+	absenceLife = 10 * time.Second
+	// gather: look-ups that end together share exchanges. It is short beside a look-up, and long beside planning.
+	gather = 2 * time.Millisecond
+)
+
+// seekAll looks for somebody to ask for each of the tasks, all at once. Those found within a moment are returned or go on together;
+// it returns the last of them. The caller holds a hand on each task, and holds one on those returned.
+func (c *call) seekAll(stuck []int) (todo []int) {
+	if len(stuck) == 1 {
+		if c.seek(stuck[0]) {
+			return stuck
+		}
+		return nil
+	}
+	found := make(chan int, len(stuck)) // so that nobody waits to tell
+	for _, i := range stuck {
+		c.others.Go(func() {
+			if !c.seek(i) {
+				i = -1
+			}
+			found <- i
+		})
+	}
+	moment := time.NewTimer(gather)
+	defer moment.Stop()
+	for left := len(stuck); left > 0; {
+		select {
+		case i := <-found:
+			left--
+			if i < 0 {
+				continue
+			}
+			if len(todo) == 0 {
+				moment.Reset(gather)
+			}
+			todo = append(todo, i)
+		case <-moment.C:
+			if len(todo) > 0 {
+				together := todo
+				todo = nil
+				c.others.Go(func() { c.advance(together) })
+			}
+		}
+	}
+	return todo
+}
+
+// seek looks for somebody to ask for a task. True: it is to be planned again. False: it is decided, or others have it; the hand on it
+// is let go. In this order: whom the Finder knows; the fallbacks; hosts that are full, once they have room; whom a new walk finds;
+// those that failed, once more.
+func (c *call) seek(i int) bool {
+	defer c.tell()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := &c.tasks[i]
+	for {
+		now := time.Now()
+		exhausted := t.asking.begun > c.d.cfg.MaxRetries
+		over := c.over(now)
+		switch {
+		case t.decided:
+			t.hands--
+			return false
+		case over != nil:
+			return c.giveUp(i, over)
+		case t.refused != nil:
+			return c.giveUp(i, t.refused)
+		case !exhausted && t.asking.none.Known == 0 && !t.hunt.looked:
+			t.hunt.looked = true
+			if c.findFirst(t, now) {
+				return true
+			}
+		case c.fallBack(t, now):
+			return true
+		default:
+			more, reason := c.lastChance(t, now)
+			if reason != nil {
+				return c.giveUp(i, reason)
+			}
+			if more {
+				return true
+			}
+		}
+	}
+}
+
+// giveUp lets the hand on a task go; it fails for the reason unless others still wait for an answer. It returns false.
+func (c *call) giveUp(i int, reason error) bool {
+	t := &c.tasks[i]
+	t.hands--
+	if t.hands == 0 {
+		c.fail(i, reason)
+		c.blame(t, time.Now())
+	}
+	return false
+}
+
+// unlocked runs f, which may block, without the lock and with a context that ends when the call needs no search any more.
+func (c *call) unlocked(f func(ctx context.Context)) {
+	if c.stop == nil {
+		c.search, c.stop = context.WithDeadline(c.ctx, c.deadline)
+	}
+	search := c.search
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	f(search)
+}
+
+// findFirst asks the Finder, and tells whether it knew anybody.
+func (c *call) findFirst(t *task, now time.Time) bool {
+	id := t.asking.id
+	if len(c.fallbacks(t)) > 0 {
+		if age, absent := c.d.table.AbsentSince(id, now); absent && age < absenceLife {
+			return false
+		}
+	}
+	var found int
+	var err error
+	c.unlocked(func(ctx context.Context) { found, err = c.d.find(ctx, id) })
+	t.hunt.err = err
+	if err == nil && found == 0 && id == t.pair.Expert {
+		t.hunt.walks++
+		t.hunt.since = now
+	}
+	return found > 0
+}
+
+// fallbacks returns the experts that are still to be asked in the task's place. None stands in for pinned weights.
+func (c *call) fallbacks(t *task) []expert.ID {
+	if !t.listed {
+		t.listed = true
+		if t.pair.Digest.IsZero() {
+			t.fallbacks = c.d.table.Fallbacks(t.pair.Expert, c.hidden)
+		}
+	}
+	return t.fallbacks
+}
+
+// fallBack turns to the next fallback; false when there is none. Whether the expert itself can be found again is looked into behind it.
+func (c *call) fallBack(t *task, now time.Time) bool {
+	for len(c.fallbacks(t)) > 0 {
+		id := t.fallbacks[0]
+		t.fallbacks = t.fallbacks[1:]
+		if t.asking.id == t.pair.Expert {
+			t.first = t.asking
+			if age, absent := c.d.table.AbsentSince(id, now); !absent || age >= absenceLife {
+				c.d.startWalk(t.pair.Expert)
+			}
+		}
+		var next asked
+		var err error
+		c.unlocked(func(context.Context) { next, err = c.ask(id, expert.Digest{}, t.pair.Numerics) })
+		if err != nil {
+			continue // it takes rows of another width
+		}
+		t.asking = next
+		t.hunt.looked = false
+		return true
+	}
+	return false
+}
+
+// lastChance is for a task with nobody left to ask and no fallbacks left: it returns to the expert itself, and waits or walks. more:
+// there may be somebody now. reason: it is to be given up.
+func (c *call) lastChance(t *task, now time.Time) (more bool, reason error) {
+	if t.asking.id != t.pair.Expert {
+		t.asking = t.first
+		t.hunt.looked = true
+	}
+	if t.hunt.since.IsZero() {
+		t.hunt.since = now
+	}
+	a := &t.asking
+	t.hunt.absence = now.Sub(t.hunt.since)
+	switch {
+	case a.begun > c.d.cfg.MaxRetries:
+		return false, fmt.Errorf("%w after %d attempts: %w", expert.ErrRetriesExhausted, a.begun, c.reason(t))
+	case a.none.Soonest > 0 && t.hunt.walks > 0:
+		if now.Add(a.none.Soonest).After(c.deadline) {
+			return false, &expert.OverloadedError{RetryAfter: a.none.Soonest}
+		}
+		// A little apart, or all that were refused together come again together.
+		c.pause(a.none.Soonest + a.none.Soonest*time.Duration(c.d.dice.IntN(256))/1024)
+		return true, nil
+	case t.hunt.absence >= huntFor, t.hunt.walks > 0 && c.settled(t):
+		return false, c.reason(t)
+	}
+	if t.hunt.walks > 0 {
+		c.pause(min(firstPause<<min(t.hunt.walks-1, 8), lastPause))
+	}
+	var err error
+	id, patience := a.id, c.deadline.Sub(now)
+	if a.none.Soonest > 0 {
+		patience = min(patience, a.none.Soonest) // then those that are full have room
+	}
+	c.unlocked(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		_, err = c.d.walk(ctx, id)
+	})
+	t.hunt.walks++
+	t.hunt.err = err
+	a.tried = a.tried[:0] // those that failed may be asked again, as far as their breakers let them
+	for _, s := range t.suspects {
+		a.tried = append(a.tried, s.answer.Peer)
+	}
+	return true, nil
+}
+
+// settled tells whether another walk would change nothing: there are hosts, and they said what they have to say.
+func (c *call) settled(t *task) bool {
+	return len(t.suspects) > 0 || t.asking.none.Known > 0 && t.asking.none.Other == t.asking.none.Known
+}
+
+// pause waits without the lock, or until nobody needs the search any more.
+func (c *call) pause(d time.Duration) {
+	c.unlocked(func(ctx context.Context) {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// reason says why nobody answered for the expert of the task.
+func (c *call) reason(t *task) error {
+	a := &t.asking
+	switch {
+	case a.none.Known > 0 && a.none.Other == a.none.Known:
+		return fmt.Errorf("%w: %d hosts of %s are known, all with other weights than %v", expert.ErrDigestMismatch, a.none.Known, a.id, a.digest)
+	case a.last != nil && !errors.Is(a.last, expert.ErrNotFound):
+		return a.last
+	case a.none.Known > 0 && a.last == nil:
+		return fmt.Errorf("%w: %w", expert.ErrNotReady, &a.none)
+	case t.hunt.err != nil:
+		return fmt.Errorf("%w: this node does not host it, no host is configured, and the look-up in the DHT failed: %w",
+			expert.ErrNotFound, t.hunt.err)
+	default:
+		return fmt.Errorf("%w: this node does not host it, no host is configured, and %d walks of the DHT within %v found nobody",
+			expert.ErrNotFound, t.hunt.walks, t.hunt.absence.Round(time.Millisecond))
+	}
+}
