@@ -122,7 +122,7 @@ func (h *Host) pass(ctx context.Context, b *batch) {
 	run := func(first, count int) (*tensor.Dense, []float32, error) {
 		x := input[first*hidden : (first+count)*hidden]
 		y, values, err := forward(ctx, b.lane.impl, expert.NewRows(x, hidden), hidden)
-		h.examine(e, err)
+		h.examine(ctx, e, err)
 		shared = shared || sameMemory(values, x)
 		return y, values, err
 	}
@@ -242,13 +242,13 @@ func (h *Host) end(l *lane) *lane {
 }
 
 // examine looks at an expert whose pass may have failed. After a panic it may be damaged: it has to answer its canary before
-// its lane goes on, or it is failed. The caller holds a reference to it.
-func (h *Host) examine(e *hosted, err error) {
+// its lane goes on, or it is failed; whoever waits for the pass has no say in that. The caller holds a reference to it.
+func (h *Host) examine(ctx context.Context, e *hosted, err error) {
 	if err == nil {
 		return
 	}
-	var p *panicError
-	if !errors.As(err, &p) {
+	p, ok := errors.AsType[*panicError](err)
+	if !ok {
 		return
 	}
 	h.metrics.panicked()
@@ -256,7 +256,7 @@ func (h *Host) examine(e *hosted, err error) {
 	h.mu.Lock()
 	e.refs++
 	h.mu.Unlock()
-	if err := h.prove(context.Background(), e); err != nil {
+	if err := h.prove(context.WithoutCancel(ctx), e); err != nil {
 		h.log.Error().Err(err).Stringer("expert", e.id).Msg("expert withdrawn")
 	}
 }

@@ -2,13 +2,17 @@ package serving
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/kernel"
 )
 
 const benchHidden = 1024
@@ -76,20 +80,43 @@ func BenchmarkIdentityParallel(b *testing.B) {
 	})
 }
 
-// together makes n calls of one row at the same time and waits for all.
-func together(h *Host, n int, row []float32, hidden int) error {
-	errs := make([]error, n)
-	var calls sync.WaitGroup
-	for i := range n {
-		calls.Go(func() {
-			errs[i] = h.Local(context.Background(), expert.NewRows(row, hidden), pairs(1))[0].Err
-		})
+// What natural batching is for: 16 calls of one row at the same time against one call of 16 rows, on an expert whose weights
+// have to come from memory. ratio is the time of the first by that of the second; both are drawn in turn, in one run.
+func BenchmarkTogether(b *testing.B) {
+	const hidden, inner, callers = 2048, 768, 16
+	pool := kernel.NewPool(runtime.GOMAXPROCS(0))
+	defer pool.Close()
+	e, err := expert.New(expert.Params{
+		Kind: expert.KindGLU, Hidden: hidden, Inner: inner, DType: expert.DTypeBF16, Init: &expert.Init{Seed: 1},
+	}, expert.Engine{Pool: pool, Numerics: kernel.Exact})
+	require.NoError(b, err)
+	h := newHost(b, nil)
+	host(b, h, 1, e)
+	x := CanaryInput(hidden)
+	for len(x) < callers*hidden {
+		x = append(x, x...)
 	}
-	calls.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
+	batch := expert.NewRows(x[:callers*hidden], hidden)
+	call := func(x *tensor.Dense) {
+		if r := h.Local(context.Background(), x, pairs(1))[0]; r.Err != nil {
+			b.Error(r.Err)
 		}
 	}
-	return nil
+
+	var apart, one time.Duration
+	for b.Loop() {
+		started := time.Now()
+		var calls sync.WaitGroup
+		for i := range callers {
+			calls.Go(func() { call(expert.NewRows(x[i*hidden:(i+1)*hidden], hidden)) })
+		}
+		calls.Wait()
+		apart += time.Since(started)
+		started = time.Now()
+		call(batch)
+		one += time.Since(started)
+	}
+	b.ReportMetric(float64(apart)/float64(b.N)/1e6, "ms/16x1")
+	b.ReportMetric(float64(one)/float64(b.N)/1e6, "ms/1x16")
+	b.ReportMetric(float64(apart)/float64(one), "ratio")
 }

@@ -66,7 +66,7 @@ func canaryError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	if p := (*panicError)(nil); errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicError](err); ok {
 		return fmt.Errorf("%w: panic: %v", errCanary, p.value)
 	}
 	return fmt.Errorf("%w: %w", errCanary, err)

@@ -78,11 +78,6 @@ func WithMetrics(m *Metrics) Option { return func(h *Host) { h.metrics = m } }
 // WithSlots sets how many passes run at the same time. The default is a slot per CPU that Go may use.
 func WithSlots(n int) Option { return func(h *Host) { h.width = max(n, 1) } }
 
-// withMachine replaces the machine's memory.
-func withMachine(left func() (int64, bool)) Option {
-	return func(h *Host) { h.budget = newBudget(h.cfg.Memory, left) }
-}
-
 // New returns a host without experts. The error is cfg's.
 func New(cfg Config, opts ...Option) (*Host, error) {
 	if err := cfg.Validate(); err != nil {
@@ -91,6 +86,7 @@ func New(cfg Config, opts ...Option) (*Host, error) {
 	h := &Host{
 		cfg:     cfg,
 		log:     zerolog.Nop(),
+		budget:  newBudget(cfg.Memory, machineMemory),
 		experts: make(map[expert.ID]*hosted),
 		changed: make(chan struct{}),
 		drained: make(chan struct{}),
@@ -100,9 +96,6 @@ func New(cfg Config, opts ...Option) (*Host, error) {
 	h.tickets.New = func() any { return &Ticket{host: h, done: make(chan struct{}, 1)} }
 	for _, opt := range opts {
 		opt(h)
-	}
-	if h.budget == nil {
-		h.budget = newBudget(cfg.Memory, machineMemory)
 	}
 	h.slots = h.width
 	return h, nil

@@ -54,8 +54,8 @@ func values(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			name := f.GetName()
-			for _, l := range m.GetLabel() {
-				name += " " + l.GetValue()
+			if labels := m.GetLabel(); len(labels) > 0 {
+				name += " " + labels[0].GetValue()
 			}
 			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetHistogram().GetSampleSum()
 		}

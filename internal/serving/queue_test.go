@@ -8,32 +8,32 @@ import (
 	"pgregory.net/rapid"
 )
 
+// now is any time but the host's first.
+const now = moment(time.Hour)
+
 func ms(n int) moment { return moment(n) * moment(time.Millisecond) }
 
-// standing is a script's lane: jobs of some rows and, in milliseconds from now, their deadlines (0: none).
-func standing(l *lane, now moment, jobs ...[2]int) []*job {
-	out := make([]*job, len(jobs))
+// standing puts a script's jobs into a lane: jobs of some rows and, in milliseconds from now, their deadlines (0: none).
+func standing(l *lane, jobs ...[2]int) {
 	for i, j := range jobs {
 		ticket := &Ticket{deadline: never}
 		if j[1] != 0 {
 			ticket.deadline = now + ms(j[1])
 		}
-		out[i] = &job{ticket: ticket, lane: l, pair: i, count: j[0]}
-		l.push(out[i])
+		l.push(&job{ticket: ticket, lane: l, pair: i, count: j[0]})
 	}
-	return out
 }
 
 // taken runs take and returns which jobs joined and which were dropped.
-func taken(l *lane, now moment, maxRows int) (joined, dropped []int) {
+func taken(l *lane, maxRows int) (joined, dropped []int) {
 	l.take(now, maxRows, func(j *job) { joined = append(joined, j.pair) }, func(j *job) { dropped = append(dropped, j.pair) })
 	return joined, dropped
 }
 
 func TestTake_EverythingThatWaits(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
-	standing(l, now, [2]int{1, 0}, [2]int{30, 50}, [2]int{500, 0})
-	joined, dropped := taken(l, now, 4096)
+	l := &lane{}
+	standing(l, [2]int{1, 0}, [2]int{30, 50}, [2]int{500, 0})
+	joined, dropped := taken(l, 4096)
 	require.Equal(t, []int{0, 1, 2}, joined)
 	require.Empty(t, dropped)
 	require.Nil(t, l.first)
@@ -41,56 +41,56 @@ func TestTake_EverythingThatWaits(t *testing.T) {
 }
 
 func TestTake_NoMoreThanMaxRowsOldestFirst(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
-	standing(l, now, [2]int{60, 0}, [2]int{40, 0}, [2]int{1, 0})
-	joined, _ := taken(l, now, 100)
+	l := &lane{}
+	standing(l, [2]int{60, 0}, [2]int{40, 0}, [2]int{1, 0})
+	joined, _ := taken(l, 100)
 	require.Equal(t, []int{0, 1}, joined)
-	joined, _ = taken(l, now, 100)
+	joined, _ = taken(l, 100)
 	require.Equal(t, []int{2}, joined)
 }
 
 func TestTake_DropsWhatHasExpired(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
-	standing(l, now, [2]int{1, -1}, [2]int{1, 5}, [2]int{1, -7})
-	joined, dropped := taken(l, now, 100)
+	l := &lane{}
+	standing(l, [2]int{1, -1}, [2]int{1, 5}, [2]int{1, -7})
+	joined, dropped := taken(l, 100)
 	require.Equal(t, []int{1}, joined)
 	require.Equal(t, []int{0, 2}, dropped)
 }
 
 func TestTake_GrowsNoLongerThanItsMembersCanWait(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
+	l := &lane{}
 	l.cost.add(time.Second, 1000) // 1 ms a row
 	// 100 rows take 100 ms, 150 with the margin: the second job can wait for itself, but not for the third as well.
-	standing(l, now, [2]int{50, 0}, [2]int{50, 170}, [2]int{50, 0}, [2]int{50, 0})
-	joined, _ := taken(l, now, 4096)
+	standing(l, [2]int{50, 0}, [2]int{50, 170}, [2]int{50, 0}, [2]int{50, 0})
+	joined, _ := taken(l, 4096)
 	require.Equal(t, []int{0, 1}, joined)
-	joined, _ = taken(l, now, 4096)
+	joined, _ = taken(l, 4096)
 	require.Equal(t, []int{2, 3}, joined)
 }
 
 func TestTake_AnImpatientCallDoesNotMakeBatchesSmall(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
+	l := &lane{}
 	l.cost.add(time.Second, 1000)
-	standing(l, now, [2]int{1, 1}, [2]int{8, 0}, [2]int{7, 0}, [2]int{1, 0})
-	joined, _ := taken(l, now, 4096)
+	standing(l, [2]int{1, 1}, [2]int{8, 0}, [2]int{7, 0}, [2]int{1, 0})
+	joined, _ := taken(l, 4096)
 	require.Equal(t, []int{0, 1, 2}, joined)
 }
 
 func TestTake_OneJobAtLeastWhateverTheEstimate(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
+	l := &lane{}
 	l.cost.add(time.Hour, 1)
-	standing(l, now, [2]int{200, 1})
-	joined, _ := taken(l, now, 100)
+	standing(l, [2]int{200, 1})
+	joined, _ := taken(l, 100)
 	require.Equal(t, []int{0}, joined)
 }
 
 func TestWait_CountsWhatIsAheadAndWhatIsLeftOfThePass(t *testing.T) {
-	l, now := &lane{}, moment(time.Hour)
+	l := &lane{}
 	l.cost.add(time.Second, 1000)
 	require.Zero(t, l.wait(now, 500, 1), "nothing is expected of an idle lane")
 	l.running, l.passRows, l.began = true, 100, now-ms(30)
 	require.Equal(t, 570*time.Millisecond, l.wait(now, 500, 1))
-	standing(l, now, [2]int{10, 0})
+	standing(l, [2]int{10, 0})
 	require.Equal(t, 1160*time.Millisecond, l.wait(now, 500, 2))
 	l.began = 0
 	require.Equal(t, 510*time.Millisecond, l.wait(now, 500, 1))

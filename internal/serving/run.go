@@ -34,7 +34,7 @@ func (t *Ticket) Run(ctx context.Context, x *tensor.Dense) []expert.Result {
 	}
 	h, now := t.host, t.host.now()
 	h.mu.Lock()
-	quick := h.submit(t, now)
+	quick := h.submit(t, now) //nolint:contextcheck // see there
 	others := t.pending > 0
 	h.mu.Unlock()
 	if quick != nil {
@@ -159,7 +159,7 @@ func (t *Ticket) compute(ctx context.Context, j *job) {
 	if buffer != nil && !sameMemory(values, buffer) {
 		h.buffers.put(buffer)
 	}
-	h.examine(e, err)
+	h.examine(ctx, e, err)
 	if err != nil {
 		t.fail(j.pair, err)
 	} else {
@@ -167,7 +167,7 @@ func (t *Ticket) compute(ctx context.Context, j *job) {
 	}
 
 	if next := h.end(j.lane); next != nil {
-		go h.work(next)
+		go h.work(next) //nolint:contextcheck // it works for others
 	}
 }
 

@@ -410,7 +410,7 @@ func TestRun_ACallerLeavesOnlyWhenNobodyReadsItsRows(t *testing.T) {
 		h := newHost(t, nil)
 		e := &fakeExpert{}
 		host(t, h, 1, e)
-		e.before = func(_ context.Context, _ int, x []float32) error {
+		e.before = func(context.Context, int, []float32) error {
 			time.Sleep(time.Second) // whatever its ctx says
 			return nil
 		}
