@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/npy"
+)
+
+// maxInput bounds an input file, as the default max_frame bounds a frame.
+const maxInput = 256 << 20
+
+// grace is how long a command waits beyond a call's deadline for the node to say that it passed.
+const grace = 2 * time.Second
+
+type callCmd struct {
+	Name     string        `arg:"" help:"expert-N, N, or MODEL[@REVISION]/LAYER/INDEX."`
+	Input    string        `placeholder:"X.npy" help:"Rows to send: 1-D, 2-D or 3-D float32; - reads stdin."`
+	Output   string        `placeholder:"Y.npy" help:"Where to write the answer; - writes stdout."`
+	Rows     int           `placeholder:"N" help:"Without --input: how many random rows to send."`
+	Seed     uint64        `help:"Without --input: the seed of the random rows."`
+	Timeout  time.Duration `default:"5s" help:"Deadline of the whole call, look-up included."`
+	Digest   string        `placeholder:"HEX" help:"Pin the weights: 64 hexadecimal digits."`
+	Codec    string        `enum:",f32,bf16,f16" default:"" help:"Activations on the wire: f32, bf16 or f16 (default: the node's)."`
+	Numerics string        `enum:",exact,dot,tile" default:"" help:"Order of operations: exact, dot or tile (default: the host's)."`
+	join     `embed:""`
+}
+
+func (c *callCmd) check(a *app) error {
+	switch {
+	case c.Output == "-" && a.JSON:
+		return usageError("--output - and --json both want stdout: choose one")
+	case c.Input != "" && c.Rows != 0:
+		return usageError("--input brings its own rows: leave out --rows")
+	case c.Rows < 0:
+		return usagef("--rows %d: expected a positive number", c.Rows)
+	case c.Timeout <= 0:
+		return usagef("--timeout %v: expected a positive duration, such as 5s", c.Timeout)
+	}
+	if c.Digest != "" {
+		if _, err := expert.ParseDigest(c.Digest); err != nil {
+			return usageError(err.Error())
+		}
+	}
+	return checkNames([]string{c.Name}, false)
+}
+
+// Run makes the call.
+func (c *callCmd) Run(a *app) error {
+	if err := c.check(a); err != nil {
+		return err
+	}
+	x, err := c.readInput(a)
+	if err != nil {
+		return err
+	}
+	s, err := c.open(a)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(a.ctx, c.Timeout+grace)
+	defer cancel()
+	res, y, err := s.Call(ctx, api.CallRequest{
+		Name: c.Name, Input: x, Rows: max(c.Rows, 1), Seed: c.Seed,
+		Timeout: c.Timeout, Digest: c.Digest, Codec: c.Codec, Numerics: c.Numerics,
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.writeOutput(a, y); err != nil {
+		return err
+	}
+	if c.Output == "-" {
+		return nil
+	}
+	return a.print(res, func(w io.Writer) {
+		fmt.Fprintf(w, "%s answered in %s\n", c.Name, millis(res.MS))
+		fmt.Fprintf(w, "  by        %s, %s (%s)\n", res.AnsweredBy.Expert, res.AnsweredBy.Peer, res.AnsweredBy.Where)
+		for _, t := range res.Attempts {
+			if t.Status != "OK" {
+				fmt.Fprintf(w, "  tried     %s at %s: %s after %s\n", t.Expert, shortPeer(t.Peer), t.Status, millis(t.MS))
+			}
+		}
+		fmt.Fprintf(w, "  output    %v float32, sha256 %s\n", res.Shape, res.SHA256)
+		fmt.Fprintf(w, "  digest    %s\n  numerics  %s\n", res.Digest, dash(res.Numerics))
+		if c.Output != "" {
+			fmt.Fprintf(w, "  written   %s\n", c.Output)
+		}
+	})
+}
+
+// readInput returns nil where the rows are drawn.
+func (c *callCmd) readInput(a *app) (*tensor.Dense, error) {
+	if c.Input == "" {
+		return nil, nil
+	}
+	r := a.stdin
+	if c.Input != "-" {
+		f, err := os.Open(c.Input)
+		if err != nil {
+			return nil, usagef("--input: %v", err)
+		}
+		defer f.Close()
+		r = f
+	}
+	shape, x, err := npy.Read(bufio.NewReader(r), maxInput)
+	if err != nil {
+		return nil, usagef("--input %s: %v", c.Input, err)
+	}
+	if len(x) == 0 {
+		return nil, usagef("--input %s: shape %v holds no rows: expected [hidden], [rows, hidden] or [a, b, hidden]", c.Input, shape)
+	}
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(x)), nil
+}
+
+func (c *callCmd) writeOutput(a *app, y *tensor.Dense) error {
+	if c.Output == "" {
+		return nil
+	}
+	data, ok := y.Data().([]float32)
+	if !ok {
+		return fmt.Errorf("the answer is %v: expected float32", y.Dtype())
+	}
+	if c.Output == "-" {
+		return npy.Write(a.stdout, y.Shape(), data)
+	}
+	f, err := os.Create(c.Output)
+	if err != nil {
+		return fmt.Errorf("--output: %w", err)
+	}
+	w := bufio.NewWriter(f)
+	return errors.Join(npy.Write(w, y.Shape(), data), w.Flush(), f.Close())
+}

@@ -1,0 +1,231 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/config"
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/serving"
+)
+
+// ErrCannotLoad: an expert of the configuration cannot be hosted. The message names file, tensor, expected and found.
+var ErrCannotLoad = errors.New("cannot host what the configuration asks for")
+
+// progressEvery is how often long loading is logged.
+const progressEvery = 5 * time.Second
+
+// batch is what one entry of `experts` asks to host, read as far as its header.
+type batch struct {
+	offers []serving.Offer
+	files  io.Closer // open until the last offer was loaded; may be nil
+}
+
+func (b *batch) close() {
+	if b.files != nil {
+		_ = b.files.Close() // only read from
+	}
+}
+
+// loadAll hosts the entries. With keepGoing an entry that fails is logged and left out, else the first failure ends it.
+func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing bool) error {
+	for _, e := range entries {
+		if _, err := n.load(ctx, e); err != nil {
+			if !keepGoing || ctx.Err() != nil {
+				return fmt.Errorf("%w: %w", ErrCannotLoad, err)
+			}
+			n.log.Error().Err(err).Str("entry", e.String()).Msg("expert left out")
+		}
+	}
+	return nil
+}
+
+// load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail.
+func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
+	var read atomic.Int64
+	b, err := n.open(e, func(bytes int64) { read.Add(bytes) })
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	loadings := make([]*serving.Loading, 0, len(b.offers))
+	ids := make([]expert.ID, 0, len(b.offers))
+	var errs []error
+	for _, o := range b.offers {
+		l, err := n.serving.Begin(o)
+		if err != nil {
+			errs = append(errs, named(o, err))
+			continue
+		}
+		loadings, ids = append(loadings, l), append(ids, o.ID)
+	}
+	begun, total := time.Now(), int64(0)
+	for _, o := range b.offers {
+		total += o.Bytes
+	}
+	stopReport := n.reportLoading(e, &read, total)
+	defer stopReport()
+	// Reading, hashing and packing of one expert overlap with those of the next.
+	var g errgroup.Group
+	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
+	failures := make([]error, len(loadings))
+	for i, l := range loadings {
+		g.Go(func() error {
+			failures[i] = l.Run(ctx)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if err := errors.Join(append(errs, failures...)...); err != nil {
+		return ids, err
+	}
+	n.log.Info().Int("experts", len(ids)).Int64("bytes", total).Dur("took", time.Since(begun)).Str("entry", e.String()).Msg("experts loaded")
+	return ids, nil
+}
+
+// reportLoading logs how far a long load is, until the returned function is called.
+func (n *Node) reportLoading(e config.Expert, read *atomic.Int64, total int64) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				n.log.Info().Int64("read", read.Load()).Int64("of", total).Str("entry", e.String()).Msg("loading experts")
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// named makes sure that an error says which expert it is about, by its name where it has one.
+func named(o serving.Offer, err error) error {
+	if o.Name != "" {
+		return fmt.Errorf("%s: %w", o.Name, err)
+	}
+	return err
+}
+
+// open reads the headers behind an entry and says what there is to load.
+func (n *Node) open(e config.Expert, progress checkpoint.Progress) (*batch, error) {
+	if e.Checkpoint != "" {
+		return n.openCheckpoint(e, progress)
+	}
+	id, ok := e.ExpertID()
+	if !ok {
+		return nil, fmt.Errorf("%w: %s has neither an id nor a name", expert.ErrInvalidArgument, e)
+	}
+	o := serving.Offer{ID: id}
+	if name, ok := e.Name(); ok {
+		o.Name = name.String()
+	}
+	if e.File == "" {
+		o.Load = func(context.Context) (expert.Expert, error) { return expert.New(e.Params(), n.engine) }
+		return &batch{offers: []serving.Offer{o}}, nil
+	}
+	info, err := os.Stat(e.File)
+	if err != nil {
+		return nil, err
+	}
+	o.Bytes = info.Size() // packed weights take about what they take in the file
+	o.Load = func(ctx context.Context) (expert.Expert, error) {
+		return checkpoint.LoadFile(ctx, e.File, e.Params(), n.engine, progress)
+	}
+	return &batch{offers: []serving.Offer{o}}, nil
+}
+
+func (n *Node) openCheckpoint(e config.Expert, progress checkpoint.Progress) (*batch, error) {
+	model, err := e.ModelName()
+	if err != nil {
+		return nil, err
+	}
+	c, err := checkpoint.Open(e.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	b := &batch{files: c}
+	choices, warning, err := c.Select(e.Layers.HasLayer, e.Experts.Has)
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	if warning != "" {
+		n.log.Warn().Str("entry", e.String()).Msg(warning)
+	}
+	for _, choice := range choices {
+		l, index := choice.Layer, choice.Index
+		layer, err := expert.NewLayerName(model, e.Revision, l.Name)
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		name := layer.Expert(index)
+		b.offers = append(b.offers, serving.Offer{
+			ID: name.ID(), Name: name.String(), Bytes: l.ExpertBytes,
+			Load: func(ctx context.Context) (expert.Expert, error) { return l.Load(ctx, index, n.engine, progress) },
+		})
+	}
+	return b, nil
+}
+
+// Load hosts more experts, as one entry of the configuration's `experts` would.
+func (n *Node) Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, error) {
+	e, err := config.ParseExpert(req.Spec)
+	if err != nil {
+		return api.ExpertList{}, fmt.Errorf("%w: %s", expert.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	ids, err := n.load(ctx, e)
+	if err != nil {
+		return api.ExpertList{}, err
+	}
+	return n.list(ids), nil
+}
+
+// Unload stops hosting an expert, once the calls that it had taken are answered.
+func (n *Node) Unload(ctx context.Context, name string) (api.ExpertList, error) {
+	ref, err := expert.ParseRef(name)
+	if err != nil {
+		return api.ExpertList{}, err
+	}
+	if ref.Layer != nil {
+		return api.ExpertList{}, fmt.Errorf("%w: %s is a layer: expected one expert, such as %s", expert.ErrInvalidArgument, name, ref.Layer.Expert(0))
+	}
+	list := n.list([]expert.ID{ref.ID})
+	if err := n.serving.Remove(ctx, ref.ID); err != nil {
+		return api.ExpertList{}, err
+	}
+	for i := range list.Experts {
+		list.Experts[i].State = expert.StateDraining
+	}
+	return list, nil
+}
+
+// list returns the documents of hosted experts.
+func (n *Node) list(ids []expert.ID) api.ExpertList {
+	out := api.ExpertList{Experts: make([]api.Expert, 0, len(ids))}
+	for _, id := range ids {
+		if h, ok := n.serving.Has(id); ok {
+			out.Experts = append(out.Experts, hostedDocument(h))
+		}
+	}
+	return out
+}
