@@ -9,6 +9,7 @@
 //	server.go   Server: streams in, what is allowed on them
 //	serve.go    one exchange on one stream, the host's side
 //	handler.go  what a Server asks of whoever runs the experts
+//	guard.go    the end of a stream that rests too long or moves too slowly
 //	watch.go    the end of a stream, noticed while its request is computed
 //	line.go     a stream with its read buffer; buffers that exchanges borrow
 //	limits.go   what one peer may take of us

@@ -65,7 +65,7 @@ func endOf(ctx context.Context) error {
 	case errors.Is(cause, context.Canceled):
 		return expert.ErrCancelled
 	default:
-		return fmt.Errorf("%w: %w", expert.ErrCancelled, cause)
+		return fmt.Errorf("%w: %s", expert.ErrCancelled, cause.Error()) // the cause may match a status that this is not
 	}
 }
 

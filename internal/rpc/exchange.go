@@ -27,8 +27,8 @@ type exchange struct {
 	description int64     // greatest length of a description
 
 	reply    wire.Reply
-	outputs  []float32 // of all results that are well, one behind the other
-	body     []byte    // a description as it came
+	outputs  *floats // of all results that are well, one behind the other; nil where there are none
+	body     []byte  // a description as it came
 	sent     int64
 	received int64
 	rtt      time.Duration // from the first byte sent to the reply's last
@@ -126,7 +126,7 @@ func (c *Client) talk(ctx context.Context, l *line, x *exchange, now time.Time) 
 		return opDecode, false, malformedReply("an answer before the request was read")
 	}
 	x.received = int64(wire.HeaderLength(len(s.in)))
-	if err := x.readPayload(l); err != nil {
+	if err := c.readPayload(l, x); err != nil {
 		return opDecode, false, readError(err)
 	}
 	if l.r.Buffered() > 0 {
@@ -168,16 +168,16 @@ func (x *exchange) wanted() wire.Wanted {
 }
 
 // readPayload takes memory for what the header announces, which DecodeReply held against the request.
-func (x *exchange) readPayload(l *line) error {
+func (c *Client) readPayload(l *line, x *exchange) error {
 	x.outputs, x.body = nil, nil
 	n := 0
 	for i := range x.reply.Results {
 		n += x.reply.Results[i].Output.Elements()
 	}
 	if n > 0 {
-		x.outputs = make([]float32, n)
+		x.outputs = c.floats.get(n)
 		x.received += int64(x.request.Input.Codec.Size(n))
-		return wire.ReadRows(l.r, x.outputs, x.request.Input.Codec)
+		return wire.ReadRows(l.r, x.outputs.x, x.request.Input.Codec)
 	}
 	for rest := x.reply.Description; rest > 0; {
 		// As much again as has come already: a length that lies costs the peer what it costs us.
@@ -196,7 +196,10 @@ func (x *exchange) readPayload(l *line) error {
 // results makes tensors of the outputs, in the order of the pairs.
 func (x *exchange) results() []expert.Result {
 	results := make([]expert.Result, len(x.reply.Results))
-	rest := x.outputs
+	var rest []float32
+	if x.outputs != nil {
+		rest = x.outputs.x
+	}
 	for i := range x.reply.Results {
 		from, to := &x.reply.Results[i], &results[i]
 		if from.Status != wire.OK {

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/wire"
@@ -33,8 +34,7 @@ type turn struct {
 	peer   peer.ID
 	line   *line
 	watch  *watch
-	guard  *time.Timer // ends a stream that rests too long or moves too slowly; stopped while a request is computed
-	busy   atomic.Bool // a frame is under way, so that its end is a stall
+	guard  *guard
 
 	// Of the exchange under way:
 	scratch  *scratch
@@ -44,27 +44,15 @@ type turn struct {
 	outcome  outcome
 }
 
-// expire is the guard's work.
-func (t *turn) expire() {
-	if t.busy.Load() {
-		t.line.abort(codeStalled)
-	} else {
-		t.line.abort(codeIdle)
-	}
-}
-
 // next waits for a request and answers it. It returns what it came to, and whether the stream is kept, closed, or reset with a
 // code. An outcome without op and error stands for a stream on which nothing came.
 func (t *turn) next(ctx context.Context) (outcome, network.StreamErrorCode) {
-	s := t.server
-	t.busy.Store(false)
-	t.guard.Reset(s.cfg.IdleTimeout)
+	t.guard.enter(resting, time.Now())
 	if _, err := t.line.r.Peek(1); err != nil {
 		return outcome{}, codeIdle
 	}
-	t.busy.Store(true)
-	t.guard.Reset(s.cfg.TransferTimeout)
 	t.start = time.Now()
+	t.guard.enter(moving, t.start)
 	t.outcome = outcome{}
 	t.scratch = getScratch()
 	defer t.finish()
@@ -139,7 +127,6 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 	}
 
 	buffer := s.floats.get(input)
-	defer s.floats.put(buffer)
 	if err := wire.ReadRows(t.line.r, buffer.x, request.Input.Codec); err != nil {
 		return t.broken(err)
 	}
@@ -148,11 +135,19 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 		return t.broken(fmt.Errorf("%w: bytes behind the request", wire.ErrMalformed))
 	}
 
-	t.guard.Stop()
+	t.guard.enter(computing, time.Now())
 	ctx, cancel := t.deadline(withTraceparent(ctx, request.Traceparent))
 	defer cancel()
 	t.watch.begin(cancel)
-	results := admission.Run(ctx, expert.NewRows(buffer.x, request.Input.Hidden))
+	x := expert.NewRows(buffer.x, request.Input.Hidden)
+	defer func() {
+		// Work that was cut short may not have come to rest: its memory is left to the garbage collector.
+		if ctx.Err() == nil {
+			s.floats.put(buffer)
+			tensor.ReturnTensor(x)
+		}
+	}()
+	results := admission.Run(ctx, x)
 	if err := t.watch.end(); err != nil {
 		if errors.Is(err, wire.ErrMalformed) {
 			return t.broken(err)
@@ -160,7 +155,7 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 		t.outcome.err, t.outcome.status = err, wire.Cancelled
 		return codeCancelled
 	}
-	t.guard.Reset(s.cfg.TransferTimeout)
+	t.guard.enter(moving, time.Now())
 	return t.replyResults(results)
 }
 
@@ -316,12 +311,8 @@ func (t *turn) describe() network.StreamErrorCode {
 
 // reply sends a reply and the rows of its results.
 func (t *turn) reply(r *wire.Reply, rows [][]float32) network.StreamErrorCode {
+	t.scratch.out = wire.AppendReply(t.scratch.out[:0], r)
 	var err error
-	if t.scratch.out, err = wire.AppendReply(t.scratch.out[:0], r); err != nil {
-		t.logFault(err)
-		t.outcome.err, t.outcome.status = err, wire.Internal
-		return codeFailed
-	}
 	t.outcome.sent, err = t.line.send(t.scratch, rows, t.request.Input.Codec)
 	if err != nil {
 		return t.broken(err)

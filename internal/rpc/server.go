@@ -5,7 +5,6 @@ import (
 	"errors"
 	"runtime/debug"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -112,9 +111,9 @@ func (s *Server) serve(ctx context.Context, st network.Stream) {
 	l := newLine(st)
 	stop := context.AfterFunc(ctx, func() { l.abort(codeShutdown) })
 	defer stop()
-	t := &turn{server: s, peer: p, line: l, watch: newWatch(l)}
-	t.guard = time.AfterFunc(s.cfg.IdleTimeout, t.expire)
-	defer t.guard.Stop()
+	t := &turn{server: s, peer: p, line: l, watch: newWatch(l), guard: newGuard(l, s.cfg.IdleTimeout, s.cfg.TransferTimeout)}
+	defer t.watch.stop()
+	defer t.guard.stop()
 	for {
 		o, code := s.guarded(ctx, t)
 		if code == keep {

@@ -86,7 +86,7 @@ type options struct {
 
 func newSwarm(t testing.TB, o options) *swarm {
 	t.Helper()
-	s := &swarm{caller: newHost(t), host: newHost(t, o.hostOpts...), handler: new(fakeHandler)}
+	s := &swarm{caller: newHost(t), host: newHost(t, o.hostOpts...), handler: &fakeHandler{hold: make(chan struct{})}}
 	introduce(s.caller, s.host)
 	clientCfg, serverCfg := rpc.DefaultClientConfig(), rpc.DefaultServerConfig()
 	if o.clientCfg != nil {
@@ -134,6 +134,8 @@ func streams(h host.Host, p peer.ID) int {
 type fakeHandler struct {
 	refuse func(i int, p expert.Pair) error
 	run    func(ctx context.Context, x *tensor.Dense, pairs []expert.Pair) []expert.Result
+
+	hold   chan struct{} // for tests that keep work from ending
 
 	admitted, released, ran atomic.Int64
 

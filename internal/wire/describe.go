@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kwaai/kwaaid/internal/expert"
@@ -40,23 +39,17 @@ const maxDescribed = 1 << 17
 func UnmarshalDescription(payload []byte) (expert.Description, error) {
 	d, err := unmarshalDescription(payload)
 	if err != nil {
-		return expert.Description{}, fmt.Errorf("%w: description: %w", expert.ErrBadReply, err)
+		return expert.Description{}, fmt.Errorf("%w: description: %s", expert.ErrBadReply, err.Error())
 	}
 	return d, nil
 }
 
 func unmarshalDescription(payload []byte) (d expert.Description, err error) {
-	if err := checkRepeats(payload, func(field protowire.Number) int {
-		if field == 2 { // experts
-			// Each takes at least an ID, in 9 bytes and 2 around it; a claim to less would make messages out of nothing.
-			return min(maxDescribed, len(payload)/11)
-		}
-		return math.MaxInt
-	}); err != nil {
+	if err := checkExperts(payload); err != nil {
 		return d, err
 	}
 	var m expertv1.Description
-	if err := unmarshal(payload, &m); err != nil {
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(payload, &m); err != nil {
 		return d, err
 	}
 	d = expert.Description{
@@ -72,6 +65,26 @@ func unmarshalDescription(payload []byte) (d expert.Description, err error) {
 		}
 	}
 	return d, nil
+}
+
+// checkExperts refuses a payload that claims more experts than it has room for: the decoder would make a message for each claim,
+// and two bytes are enough for one. An expert takes at least its ID, 9 bytes with 2 around them.
+func checkExperts(payload []byte) error {
+	limit := min(maxDescribed, len(payload)/11)
+	for n, rest := 0, payload; len(rest) > 0; {
+		f, after, err := nextField(rest)
+		if err != nil {
+			return err
+		}
+		rest = after
+		if f.number != 2 {
+			continue
+		}
+		if n++; n > limit {
+			return fmt.Errorf("more than %d experts in %d bytes", limit, len(payload))
+		}
+	}
+	return nil
 }
 
 func hostedFromProto(m *expertv1.HostedExpert) (h expert.Hosted, err error) {
@@ -90,7 +103,7 @@ func hostedFromProto(m *expertv1.HostedExpert) (h expert.Hosted, err error) {
 	}
 	switch len(m.GetDigest()) {
 	case 0:
-	case digestBytes:
+	case len(h.Digest):
 		copy(h.Digest[:], m.GetDigest())
 	default:
 		return h, fmt.Errorf("a digest of %d bytes", len(m.GetDigest()))

@@ -4,6 +4,7 @@
 //	status.go   the one table between statuses, error sentinels and names
 //	limits.go   what a frame may claim
 //	frame.go    the frame's outer shape: length, header, payload
+//	fields.go   protobuf's fields, in and out
 //	tensor.go   what a header says about a tensor
 //	request.go  the header from caller to host
 //	reply.go    the header from host to caller

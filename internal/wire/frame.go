@@ -2,14 +2,12 @@ package wire
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 )
 
 // headerStep is how much of a header is believed before it has arrived: most headers are shorter, and a longer one costs its
@@ -73,45 +71,4 @@ func midFrame(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// appendFrame appends the header's length and the header.
-func appendFrame(dst []byte, m proto.Message) ([]byte, error) {
-	opts := proto.MarshalOptions{}
-	dst = binary.AppendUvarint(dst, uint64(opts.Size(m)))
-	opts.UseCachedSize = true
-	return opts.MarshalAppend(dst, m)
-}
-
-// unmarshal reads a header. Fields that this version does not know are dropped.
-func unmarshal(header []byte, m proto.Message) error {
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(header, m); err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	return nil
-}
-
-// checkRepeats walks over the header's outer fields and refuses one that holds a field more often than limit allows: the decoder
-// would make a message for each, and two bytes are enough for a claim to one.
-func checkRepeats(header []byte, limit func(protowire.Number) int) error {
-	var seen [16]int // by field number; our messages have fewer fields
-	for len(header) > 0 {
-		number, kind, n := protowire.ConsumeTag(header)
-		if n < 0 {
-			return fmt.Errorf("%w: %w", ErrMalformed, protowire.ParseError(n))
-		}
-		m := protowire.ConsumeFieldValue(number, kind, header[n:])
-		if m < 0 {
-			return fmt.Errorf("%w: %w", ErrMalformed, protowire.ParseError(m))
-		}
-		header = header[n+m:]
-		if int(number) >= len(seen) {
-			continue
-		}
-		seen[number]++
-		if most := limit(number); seen[number] > most {
-			return fmt.Errorf("%w: more than %d times field %d", ErrMalformed, most, number)
-		}
-	}
-	return nil
 }

@@ -50,6 +50,3 @@ func (l Limits) Validate() error {
 
 // floatBytes is what one number takes in memory.
 const floatBytes = 4
-
-// maxElements returns how many numbers a frame may hold.
-func (l Limits) maxElements() int64 { return l.Frame / floatBytes }

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/kwaai/kwaaid/internal/codec"
@@ -15,9 +16,13 @@ var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
 
 // AppendRows appends rows as a payload holds them. c is a codec of the wire.
 func AppendRows(dst []byte, x []float32, c codec.DType) []byte {
-	n := len(x) * codecBytes(c)
-	dst = append(dst, make([]byte, n)...)
-	codec.Encode(dst[len(dst)-n:], c, x)
+	n := len(dst)
+	end := n + len(x)*codecBytes(c)
+	if end > cap(dst) {
+		dst = slices.Grow(dst, end-n)
+	}
+	dst = dst[:end] // what lies there is overwritten
+	codec.Encode(dst[n:], c, x)
 	return dst
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/expert"
-	expertv1 "github.com/kwaai/kwaaid/proto/kwaai/expert/v1"
 )
 
 // Result is what a reply's header says about a pair.
@@ -58,37 +57,40 @@ func Refusal(err error) (s Status, message string, retryAfter time.Duration) {
 	return s, err.Error(), retryAfter
 }
 
-// AppendReply appends the frame up to its payload. It fails only when the reply's strings are no text.
-func AppendReply(dst []byte, r *Reply) ([]byte, error) {
-	m := &expertv1.Reply{
-		Status: expertv1.Status(r.Status), Message: clip(r.Message), RetryAfterUs: micros(r.RetryAfter),
-		DescriptionLength: uint64(max(r.Description, 0)),
-	}
+// AppendReply appends the frame up to its payload.
+func AppendReply(dst []byte, r *Reply) []byte {
+	dst, since := openFrame(dst)
+	dst = appendUint(dst, 1, uint64(r.Status))
+	dst = appendText(dst, 2, clip(r.Message))
+	dst = appendUint(dst, 3, uint64(max(r.RetryAfter.Microseconds(), 0)))
 	if r.Load != (expert.Load{}) {
-		m.Load = &expertv1.Load{
-			QueuedRows:    uint32(min(max(r.Load.QueuedRows, 0), math.MaxInt32)),
-			ServiceTimeNs: uint64(max(r.Load.ServiceTime, 0)),
-		}
+		var load int
+		dst, load = open(dst, 4)
+		dst = appendUint(dst, 1, uint64(min(max(r.Load.QueuedRows, 0), math.MaxInt32)))
+		dst = appendUint(dst, 2, uint64(max(r.Load.ServiceTime, 0)))
+		dst = closeAt(dst, load)
 	}
-	if len(r.Results) > 0 {
-		store := make([]expertv1.Result, len(r.Results))
-		m.Results = make([]*expertv1.Result, len(r.Results))
-		for i := range r.Results {
-			from, to := &r.Results[i], &store[i]
-			m.Results[i] = to
-			to.Status = expertv1.Status(from.Status)
-			if from.Status != OK {
-				to.Message, to.RetryAfterUs = clip(from.Message), micros(from.RetryAfter)
-				continue
-			}
-			if !from.Digest.IsZero() {
-				to.Digest = from.Digest[:]
-			}
-			to.Numerics = from.Numerics
-			to.Output = from.Output.toProto()
-		}
+	for i := range r.Results {
+		dst = appendResult(dst, &r.Results[i])
 	}
-	return appendFrame(dst, m)
+	dst = appendUint(dst, 6, uint64(max(r.Description, 0)))
+	return closeAt(dst, since)
+}
+
+func appendResult(dst []byte, r *Result) []byte {
+	dst, since := open(dst, 5)
+	if r.Status == OK {
+		if !r.Digest.IsZero() {
+			dst = appendBytes(dst, 4, r.Digest[:])
+		}
+		dst = appendText(dst, 5, r.Numerics)
+		dst = r.Output.append(dst, 6)
+	} else {
+		dst = appendUint(dst, 1, uint64(r.Status))
+		dst = appendText(dst, 2, clip(r.Message))
+		dst = appendUint(dst, 3, uint64(max(r.RetryAfter.Microseconds(), 0)))
+	}
+	return closeAt(dst, since)
 }
 
 // Wanted is what the reply to a request has to look like. A reply that looks otherwise is refused before memory is taken for it.
@@ -107,128 +109,165 @@ type Wanted struct {
 func DecodeReply(header []byte, want Wanted) (Reply, error) {
 	r, err := decodeReply(header, want)
 	if err != nil {
-		return Reply{}, fmt.Errorf("%w: %w", expert.ErrBadReply, err)
+		// In words alone: what the reply's claims match is not what the call came to.
+		return Reply{}, fmt.Errorf("%w: %s", expert.ErrBadReply, err.Error())
 	}
 	return r, nil
 }
 
 func decodeReply(header []byte, want Wanted) (r Reply, err error) {
-	if err := checkRepeats(header, func(field protowire.Number) int {
-		if field == 5 { // results
-			return len(want.Pairs)
+	if len(want.Pairs) > 0 {
+		r.Results = make([]Result, 0, len(want.Pairs))
+	}
+	for len(header) > 0 {
+		var f field
+		if f, header, err = nextField(header); err != nil {
+			return r, err
 		}
-		return math.MaxInt
-	}); err != nil {
-		return r, err
-	}
-	var m expertv1.Reply
-	if err := unmarshal(header, &m); err != nil {
-		return r, err
-	}
-	r.Load = expert.Load{
-		QueuedRows:  int(min(m.GetLoad().GetQueuedRows(), math.MaxInt32)),
-		ServiceTime: nanos(m.GetLoad().GetServiceTimeNs()),
-	}
-	if r.Status, err = statusFromProto(m.GetStatus()); err != nil {
-		return r, err
-	}
-	if r.Status != OK {
-		r.Message, r.RetryAfter = clip(m.GetMessage()), duration(m.GetRetryAfterUs())
-		if len(m.GetResults()) > 0 || m.GetDescriptionLength() > 0 {
-			return r, fmt.Errorf("%v with results", r.Status)
+		switch {
+		case f.is(1, protowire.VarintType):
+			if r.Status, err = statusFromProto(f.value); err != nil {
+				return r, err
+			}
+		case f.is(2, protowire.BytesType):
+			r.Message = clip(f.bytes)
+		case f.is(3, protowire.VarintType):
+			r.RetryAfter = micros(f.value)
+		case f.is(4, protowire.BytesType):
+			if r.Load, err = readLoad(f.bytes); err != nil {
+				return r, err
+			}
+		case f.is(5, protowire.BytesType):
+			i := len(r.Results)
+			if i == len(want.Pairs) {
+				return r, fmt.Errorf("more results than %d pairs", len(want.Pairs))
+			}
+			result, err := readResult(f.bytes, want, want.Pairs[i])
+			if err != nil {
+				return r, fmt.Errorf("pair %d (%v): %w", i, want.Pairs[i].Expert, err)
+			}
+			r.Results = append(r.Results, result)
+		case f.is(6, protowire.VarintType):
+			if want.Op != OpDescribe || f.value > uint64(want.Description) {
+				return r, fmt.Errorf("a description of %d bytes, above the limit of %d", f.value, want.Description)
+			}
+			r.Description = int64(f.value)
+		default:
+			if err := f.unknown(7); err != nil {
+				return r, err
+			}
 		}
-		return r, nil
 	}
-	if n := m.GetDescriptionLength(); n > 0 {
-		if want.Op != OpDescribe {
-			return r, fmt.Errorf("a description that was not asked for")
-		}
-		if n > uint64(want.Description) {
-			return r, fmt.Errorf("a description of %d bytes, above the limit of %d", n, want.Description)
-		}
-		r.Description = int64(n)
-	}
-	if len(m.GetResults()) != len(want.Pairs) {
-		return r, fmt.Errorf("%d results for %d pairs", len(m.GetResults()), len(want.Pairs))
-	}
-	if len(want.Pairs) == 0 {
-		return r, nil
-	}
-	r.Results = make([]Result, len(want.Pairs))
-	for i, from := range m.GetResults() {
-		if r.Results[i], err = resultFromProto(from, want, want.Pairs[i]); err != nil {
-			return r, fmt.Errorf("pair %d (%v): %w", i, want.Pairs[i].Expert, err)
-		}
+	switch {
+	case r.Status == OK && len(r.Results) != len(want.Pairs):
+		return r, fmt.Errorf("%d results for %d pairs", len(r.Results), len(want.Pairs))
+	case r.Status != OK && (len(r.Results) > 0 || r.Description > 0):
+		return r, fmt.Errorf("%v with results", r.Status)
 	}
 	return r, nil
 }
 
-func resultFromProto(m *expertv1.Result, want Wanted, pair expert.Pair) (r Result, err error) {
-	if r.Status, err = statusFromProto(m.GetStatus()); err != nil {
-		return r, err
+func readLoad(message []byte) (l expert.Load, err error) {
+	for len(message) > 0 {
+		var f field
+		if f, message, err = nextField(message); err != nil {
+			return l, err
+		}
+		switch {
+		case f.is(1, protowire.VarintType):
+			l.QueuedRows = int(min(f.value, math.MaxInt32))
+		case f.is(2, protowire.VarintType):
+			l.ServiceTime = time.Duration(min(f.value, uint64(maxTimeout)))
+		default:
+			if err := f.unknown(3); err != nil {
+				return l, err
+			}
+		}
+	}
+	return l, nil
+}
+
+// readResult reads a result's message and holds it against the pair that it answers.
+func readResult(message []byte, want Wanted, pair expert.Pair) (r Result, err error) {
+	var output claim
+	hasOutput := false
+	for len(message) > 0 {
+		var f field
+		if f, message, err = nextField(message); err != nil {
+			return r, err
+		}
+		switch {
+		case f.is(1, protowire.VarintType):
+			if r.Status, err = statusFromProto(f.value); err != nil {
+				return r, err
+			}
+		case f.is(2, protowire.BytesType):
+			r.Message = clip(f.bytes)
+		case f.is(3, protowire.VarintType):
+			r.RetryAfter = micros(f.value)
+		case f.is(4, protowire.BytesType):
+			if len(f.bytes) != len(r.Digest) {
+				return r, fmt.Errorf("a digest of %d bytes", len(f.bytes))
+			}
+			copy(r.Digest[:], f.bytes)
+		case f.is(5, protowire.BytesType):
+			if len(f.bytes) > maxNumerics || !utf8.Valid(f.bytes) {
+				return r, fmt.Errorf("numerics of %d bytes", len(f.bytes))
+			}
+			r.Numerics = string(f.bytes)
+		case f.is(6, protowire.BytesType):
+			hasOutput = true
+			if output, err = readClaim(f.bytes); err != nil {
+				return r, err
+			}
+		default:
+			if err := f.unknown(7); err != nil {
+				return r, err
+			}
+		}
 	}
 	if r.Status != OK {
-		if m.GetOutput() != nil {
+		if hasOutput {
 			return r, fmt.Errorf("%v with an output", r.Status)
 		}
-		r.Message, r.RetryAfter = clip(m.GetMessage()), duration(m.GetRetryAfterUs())
-		return r, nil
-	}
-	switch len(m.GetDigest()) {
-	case 0:
-	case digestBytes:
-		copy(r.Digest[:], m.GetDigest())
-	default:
-		return r, fmt.Errorf("a digest of %d bytes", len(m.GetDigest()))
+		return Result{Status: r.Status, Message: r.Message, RetryAfter: r.RetryAfter}, nil
 	}
 	if !pair.Digest.IsZero() && r.Digest != pair.Digest {
 		return r, fmt.Errorf("digest %v, asked for %v", r.Digest, pair.Digest)
 	}
-	if r.Numerics = m.GetNumerics(); len(r.Numerics) > maxNumerics {
-		return r, fmt.Errorf("numerics of %d bytes", len(r.Numerics))
-	}
-	output := Tensor{Rows: pair.RowCount(want.Rows), Hidden: want.Hidden, Codec: want.Codec}
-	// What was asked for bounds what may come, so the limit is the tensor itself.
-	if r.Output, err = tensorFromProto(m.GetOutput(), Limits{Frame: int64(output.Elements()) * floatBytes}); err != nil {
+	wanted := Tensor{Rows: pair.RowCount(want.Rows), Hidden: want.Hidden, Codec: want.Codec}
+	// What was asked for bounds what may come.
+	if r.Output, err = output.check(Limits{Frame: int64(wanted.Elements()) * floatBytes}); err != nil {
 		return r, err
 	}
-	if r.Output != output {
+	if r.Output != wanted {
 		return r, fmt.Errorf("output [%d, %d] of %v, expected [%d, %d] of %v",
-			r.Output.Rows, r.Output.Hidden, r.Output.Codec, output.Rows, output.Hidden, output.Codec)
+			r.Output.Rows, r.Output.Hidden, r.Output.Codec, wanted.Rows, wanted.Hidden, wanted.Codec)
 	}
 	return r, nil
 }
 
 // statusFromProto refuses what a host may not say: the statuses that only the caller's side knows. One that a later version may
 // have added is Internal.
-func statusFromProto(s expertv1.Status) (Status, error) {
+func statusFromProto(v uint64) (Status, error) {
 	switch {
-	case s < 0:
-		return 0, fmt.Errorf("status %d", s)
-	case Status(min(s, math.MaxUint8)).OnWire():
-		return Status(s), nil
-	case s < statusCount:
-		return 0, fmt.Errorf("status %v, which is not a host's to say", Status(s))
-	default:
+	case v >= statusCount:
 		return Internal, nil
+	case !Status(v).OnWire():
+		return 0, fmt.Errorf("status %v, which is not a host's to say", Status(v))
+	default:
+		return Status(v), nil
 	}
 }
 
 // clip makes a message fit for a header and for a log line: text of bounded length.
-func clip(message string) string {
+func clip[T string | []byte](message T) string {
 	if len(message) > maxMessage {
 		message = message[:maxMessage]
 	}
-	if !utf8.ValidString(message) {
-		message = strings.ToValidUTF8(message, "\uFFFD")
+	s := string(message)
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "\uFFFD")
 	}
-	return message
+	return s
 }
-
-func micros(d time.Duration) uint64 { return uint64(max(d.Microseconds(), 0)) }
-
-func duration(us uint64) time.Duration {
-	return time.Duration(min(us, uint64(maxTimeout/time.Microsecond))) * time.Microsecond
-}
-
-func nanos(ns uint64) time.Duration { return time.Duration(min(ns, uint64(maxTimeout))) }

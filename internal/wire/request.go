@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/kwaai/kwaaid/internal/expert"
-	expertv1 "github.com/kwaai/kwaaid/proto/kwaai/expert/v1"
 )
 
 // Op is what a request asks for.
@@ -50,8 +49,6 @@ type Request struct {
 }
 
 const (
-	// digestBytes is the length of a SHA-256.
-	digestBytes = 32
 	// maxNumerics bounds the name of an order of operations, such as exact-1.
 	maxNumerics = 64
 	// traceparentBytes is the length of a W3C traceparent of version 00.
@@ -64,118 +61,167 @@ func AppendRequest(dst []byte, r *Request, limits Limits) ([]byte, error) {
 	if err := r.check(limits); err != nil {
 		return dst, err
 	}
-	m := &expertv1.Request{Op: expertv1.Op(r.Op), Traceparent: r.Traceparent}
-	if r.Timeout > 0 {
-		m.TimeoutUs = uint64(max(r.Timeout.Microseconds(), 1))
-	}
-	if t := r.Input.toProto(); t != nil {
-		m.Tensors = []*expertv1.Tensor{t}
-	}
-	if len(r.Pairs) > 0 {
-		store := make([]expertv1.Pair, len(r.Pairs))
-		m.Pairs = make([]*expertv1.Pair, len(r.Pairs))
-		for i := range r.Pairs {
-			p := &r.Pairs[i]
-			m.Pairs[i] = &store[i]
-			store[i].Expert = uint64(p.Expert)
-			store[i].Numerics = p.Numerics
-			store[i].Rows = p.Rows
-			if !p.Digest.IsZero() {
-				store[i].Digest = p.Digest[:]
-			}
-		}
-	}
 	before := len(dst)
-	dst, err := appendFrame(dst, m)
-	if err != nil {
-		return dst[:before], fmt.Errorf("%w: %w", expert.ErrInvalidArgument, err)
+	dst, since := openFrame(dst)
+	dst = appendUint(dst, 1, uint64(r.Op))
+	if r.Timeout > 0 {
+		dst = appendUint(dst, 2, uint64(max(r.Timeout.Microseconds(), 1)))
 	}
-	if n := len(dst) - before; n > limits.Header {
+	dst = appendText(dst, 3, r.Traceparent)
+	if r.Input.Rows > 0 {
+		dst = r.Input.append(dst, 4)
+	}
+	for i := range r.Pairs {
+		dst = appendPair(dst, &r.Pairs[i])
+	}
+	if n := len(dst) - since; n > limits.Header {
 		return dst[:before], fmt.Errorf("%w: a header of %d bytes, above the limit of %d: send fewer pairs at once", expert.ErrTooLarge, n, limits.Header)
 	}
-	return dst, nil
+	return closeAt(dst, since), nil
 }
 
-// DecodeRequest reads a header and checks it. Nothing that it returns lives in header's memory.
+func appendPair(dst []byte, p *expert.Pair) []byte {
+	dst, since := open(dst, 5)
+	if p.Expert != 0 {
+		dst = protowire.AppendFixed64(protowire.AppendTag(dst, 1, protowire.Fixed64Type), uint64(p.Expert))
+	}
+	if !p.Digest.IsZero() {
+		dst = appendBytes(dst, 2, p.Digest[:])
+	}
+	dst = appendText(dst, 3, p.Numerics)
+	if len(p.Rows) > 0 {
+		var rows int
+		dst, rows = open(dst, 4)
+		for _, row := range p.Rows {
+			dst = protowire.AppendVarint(dst, uint64(row))
+		}
+		dst = closeAt(dst, rows)
+	}
+	return closeAt(dst, since)
+}
+
+// DecodeRequest reads a header and checks it. Nothing in r lives in header's memory.
 //
 // payload is how many bytes follow, known unless the error matches ErrMalformed. Other errors match a status sentinel: they are
 // the answer to the request, and the stream is whole once its payload is skipped.
 func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err error) {
-	if err := checkRepeats(header, func(field protowire.Number) int {
-		switch field {
-		case 4: // tensors
-			return maxTensors
-		case 5: // pairs
-			return limits.Pairs
+	var op uint64
+	var rows []int32 // of all pairs
+	var input claim
+	tensors := 0
+	for len(header) > 0 {
+		var f field
+		if f, header, err = nextField(header); err != nil {
+			return r, 0, err
+		}
+		switch {
+		case f.is(1, protowire.VarintType):
+			op = f.value
+		case f.is(2, protowire.VarintType):
+			r.Timeout = micros(f.value)
+		case f.is(3, protowire.BytesType):
+			if len(f.bytes) == traceparentBytes && utf8.Valid(f.bytes) {
+				r.Traceparent = string(f.bytes)
+			}
+		case f.is(4, protowire.BytesType):
+			tensors++
+			if input, err = readClaim(f.bytes); err != nil {
+				return r, 0, err
+			}
+			if input.length > math.MaxInt64-uint64(payload) {
+				return r, 0, fmt.Errorf("%w: tensors of more than 2^63 bytes", ErrMalformed)
+			}
+			payload += int64(input.length)
+		case f.is(5, protowire.BytesType):
+			if len(r.Pairs) > limits.Pairs {
+				continue // one too many is remembered, so that check refuses
+			}
+			r.Pairs = append(r.Pairs, expert.Pair{})
+			if rows, err = readPair(f.bytes, &r.Pairs[len(r.Pairs)-1], rows); err != nil {
+				return r, 0, err
+			}
 		default:
-			return math.MaxInt
-		}
-	}); err != nil {
-		return r, 0, err
-	}
-	var m expertv1.Request
-	if err := unmarshal(header, &m); err != nil {
-		return r, 0, err
-	}
-	var total uint64
-	for _, t := range m.GetTensors() {
-		var carry uint64
-		if total, carry = bits.Add64(total, t.GetLength(), 0); carry != 0 || total > math.MaxInt64 {
-			return r, 0, fmt.Errorf("%w: tensors of more than 2^63 bytes", ErrMalformed)
+			if err := f.unknown(6); err != nil {
+				return r, 0, err
+			}
 		}
 	}
-	payload = int64(total)
-
-	r.Op = Op(min(max(m.GetOp(), 0), math.MaxUint8))
-	if us := m.GetTimeoutUs(); us > 0 {
-		r.Timeout = time.Duration(min(us, uint64(maxTimeout/time.Microsecond))) * time.Microsecond
-	}
-	if len(m.GetTraceparent()) == traceparentBytes {
-		r.Traceparent = m.GetTraceparent()
-	}
+	r.Op = Op(min(op, math.MaxUint8))
 	switch r.Op {
 	case OpForward:
-		err = r.decodeForward(&m, limits)
-	case OpDescribe, OpPing, OpGoodbye:
-		if len(m.GetTensors()) > 0 || len(m.GetPairs()) > 0 {
-			err = fmt.Errorf("%w: %v takes neither tensors nor pairs", expert.ErrInvalidArgument, r.Op)
+		if tensors != 1 {
+			return r, payload, fmt.Errorf("%w: forward takes one tensor, not %d", expert.ErrInvalidArgument, tensors)
 		}
+		if r.Input, err = input.check(limits); err != nil {
+			return r, payload, err
+		}
+		return r, payload, r.check(limits)
+	case OpDescribe, OpPing, OpGoodbye:
+		if tensors > 0 || len(r.Pairs) > 0 {
+			return r, payload, fmt.Errorf("%w: %v takes neither tensors nor pairs", expert.ErrInvalidArgument, r.Op)
+		}
+		return r, payload, nil
 	default:
-		err = fmt.Errorf("%w: op %d", expert.ErrUnimplemented, m.GetOp())
+		return r, payload, fmt.Errorf("%w: op %d", expert.ErrUnimplemented, op)
 	}
-	return r, payload, err
 }
 
-const (
-	// maxTensors bounds what is decoded; OpForward takes one, later ops may take a few.
-	maxTensors = 8
-	// maxTimeout keeps arithmetic on deadlines away from overflow.
-	maxTimeout = 24 * time.Hour
-)
+// maxTimeout keeps arithmetic on deadlines away from overflow.
+const maxTimeout = 24 * time.Hour
 
-func (r *Request) decodeForward(m *expertv1.Request, limits Limits) error {
-	if n := len(m.GetTensors()); n != 1 {
-		return fmt.Errorf("%w: forward takes one tensor, not %d", expert.ErrInvalidArgument, n)
+// micros makes a duration of what a peer claims.
+func micros(us uint64) time.Duration {
+	return time.Duration(min(us, uint64(maxTimeout/time.Microsecond))) * time.Microsecond
+}
+
+// readPair reads a pair's message. Its rows are appended to rows, of which it returns the longer slice.
+func readPair(message []byte, p *expert.Pair, rows []int32) ([]int32, error) {
+	first := len(rows)
+	row := func(v uint64) {
+		// One that no int32 holds is outside of every batch, which check reports.
+		rows = append(rows, int32(min(v, math.MaxInt32)))
 	}
-	var err error
-	if r.Input, err = tensorFromProto(m.GetTensors()[0], limits); err != nil {
-		return err
-	}
-	r.Pairs = make([]expert.Pair, len(m.GetPairs()))
-	for i, p := range m.GetPairs() {
-		to := &r.Pairs[i]
-		to.Expert = expert.ID(p.GetExpert())
-		to.Numerics = p.GetNumerics()
-		to.Rows = p.GetRows()
-		switch len(p.GetDigest()) {
-		case 0:
-		case digestBytes:
-			copy(to.Digest[:], p.GetDigest())
+	for len(message) > 0 {
+		f, rest, err := nextField(message)
+		if err != nil {
+			return rows, err
+		}
+		message = rest
+		switch {
+		case f.is(1, protowire.Fixed64Type):
+			p.Expert = expert.ID(f.value)
+		case f.is(2, protowire.BytesType):
+			if len(f.bytes) != len(p.Digest) {
+				return rows, fmt.Errorf("%w: a digest of %d bytes", ErrMalformed, len(f.bytes))
+			}
+			copy(p.Digest[:], f.bytes)
+		case f.is(3, protowire.BytesType):
+			if len(f.bytes) > maxNumerics || !utf8.Valid(f.bytes) {
+				return rows, fmt.Errorf("%w: numerics of %d bytes", ErrMalformed, len(f.bytes))
+			}
+			p.Numerics = string(f.bytes)
+		case f.is(4, protowire.BytesType):
+			for packed := f.bytes; len(packed) > 0; {
+				v, n := protowire.ConsumeVarint(packed)
+				if n < 0 {
+					return rows, malformed(n)
+				}
+				row(v)
+				packed = packed[n:]
+			}
+		case f.is(4, protowire.VarintType):
+			row(f.value)
 		default:
-			return pairError(i, to, "a digest of %d bytes, expected %d", len(p.GetDigest()), digestBytes)
+			if err := f.unknown(5); err != nil {
+				return rows, err
+			}
 		}
 	}
-	return r.check(limits)
+	if last := len(rows); last > first {
+		// Should the next pair's rows move the slice, these stay where they are.
+		p.Rows = rows[first:last:last]
+	}
+	return rows, nil
 }
 
 // check tells whether a request may stand on the wire.
@@ -186,10 +232,8 @@ func (r *Request) check(limits Limits) error {
 	if r.Input.Rows < 1 || r.Input.Hidden < 1 {
 		return fmt.Errorf("%w: an empty batch, [%d, %d]", expert.ErrInvalidArgument, r.Input.Rows, r.Input.Hidden)
 	}
-	// Divided, since the product of two ints may overflow.
-	most := limits.maxElements() / int64(r.Input.Hidden)
-	if int64(r.Input.Rows) > most || r.Input.Rows > math.MaxInt32 || r.Input.Hidden > math.MaxInt32 {
-		return fmt.Errorf("%w: [%d, %d] is above %d bytes of float32 in a frame", expert.ErrTooLarge, r.Input.Rows, r.Input.Hidden, limits.Frame)
+	if err := checkSize(uint64(r.Input.Rows), uint64(r.Input.Hidden), limits); err != nil {
+		return err
 	}
 	if len(r.Pairs) == 0 {
 		return fmt.Errorf("%w: forward without a pair of expert and rows", expert.ErrInvalidArgument)
@@ -200,8 +244,8 @@ func (r *Request) check(limits Limits) error {
 	var answer int64 // rows of the reply
 	for i := range r.Pairs {
 		p := &r.Pairs[i]
-		if len(p.Numerics) > maxNumerics {
-			return pairError(i, p, "numerics of %d bytes, above %d", len(p.Numerics), maxNumerics)
+		if len(p.Numerics) > maxNumerics || !utf8.ValidString(p.Numerics) {
+			return pairError(i, p, "numerics %q", p.Numerics)
 		}
 		if p.Rows != nil && len(p.Rows) == 0 {
 			return pairError(i, p, "no rows")
@@ -213,8 +257,8 @@ func (r *Request) check(limits Limits) error {
 		}
 		answer += int64(p.RowCount(r.Input.Rows))
 	}
-	if answer > most {
-		return fmt.Errorf("%w: the reply of %d rows of %d is above %d bytes of float32 in a frame", expert.ErrTooLarge, answer, r.Input.Hidden, limits.Frame)
+	if err := checkSize(uint64(answer), uint64(r.Input.Hidden), limits); err != nil {
+		return fmt.Errorf("the reply: %w", err)
 	}
 	return nil
 }

@@ -2,6 +2,9 @@ package wire
 
 import (
 	"fmt"
+	"math"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/expert"
@@ -53,8 +56,8 @@ func codecToProto(c codec.DType) expertv1.Codec {
 	}
 }
 
-func codecFromProto(c expertv1.Codec) (codec.DType, error) {
-	switch c {
+func codecFromProto(c uint64) (codec.DType, error) {
+	switch expertv1.Codec(min(c, math.MaxInt32)) {
 	case expertv1.Codec_CODEC_F32:
 		return codec.F32, nil
 	case expertv1.Codec_CODEC_BF16:
@@ -66,43 +69,101 @@ func codecFromProto(c expertv1.Codec) (codec.DType, error) {
 	}
 }
 
-// toProto returns nil for the zero value.
-func (t Tensor) toProto() *expertv1.Tensor {
-	if t.Rows == 0 {
-		return nil
-	}
-	return &expertv1.Tensor{
-		Dtype:  expertv1.DataType_DATA_TYPE_F32,
-		Shape:  []uint32{uint32(t.Rows), uint32(t.Hidden)},
-		Codec:  codecToProto(t.Codec),
-		Length: uint64(t.Length()),
-	}
+// dtypeF32 is DATA_TYPE_F32, the only one there is.
+const dtypeF32 = 1
+
+// append appends the tensor as a message.
+func (t Tensor) append(dst []byte, number protowire.Number) []byte {
+	dst, since := open(dst, number)
+	dst = appendUint(dst, 1, dtypeF32)
+	dst, shape := open(dst, 2)
+	dst = protowire.AppendVarint(dst, uint64(t.Rows))
+	dst = protowire.AppendVarint(dst, uint64(t.Hidden))
+	dst = closeAt(dst, shape)
+	dst = appendUint(dst, 3, uint64(codecToProto(t.Codec)))
+	dst = appendUint(dst, 4, uint64(t.Length()))
+	return closeAt(dst, since)
 }
 
-// tensorFromProto checks what a peer says about a tensor. Errors match a status sentinel.
-func tensorFromProto(p *expertv1.Tensor, limits Limits) (Tensor, error) {
-	if p.GetDtype() != expertv1.DataType_DATA_TYPE_F32 {
-		return Tensor{}, fmt.Errorf("%w: dtype %d: expected float32", expert.ErrInvalidArgument, p.GetDtype())
+// claim is what a peer says about a tensor, before it is checked.
+type claim struct {
+	dtype, codec, length uint64
+	shape                [2]uint64
+	dimensions           int
+}
+
+// readClaim reads a tensor's message.
+func readClaim(message []byte) (c claim, err error) {
+	dimension := func(v uint64) {
+		if c.dimensions < len(c.shape) {
+			c.shape[c.dimensions] = v
+		}
+		c.dimensions++
 	}
-	shape := p.GetShape()
-	if len(shape) != 2 {
-		return Tensor{}, fmt.Errorf("%w: a tensor of %d dimensions: expected [rows, hidden]", expert.ErrInvalidArgument, len(shape))
+	for len(message) > 0 {
+		var f field
+		if f, message, err = nextField(message); err != nil {
+			return c, err
+		}
+		switch {
+		case f.is(1, protowire.VarintType):
+			c.dtype = f.value
+		case f.is(2, protowire.BytesType):
+			for packed := f.bytes; len(packed) > 0; {
+				v, n := protowire.ConsumeVarint(packed)
+				if n < 0 {
+					return c, malformed(n)
+				}
+				dimension(v)
+				packed = packed[n:]
+			}
+		case f.is(2, protowire.VarintType):
+			dimension(f.value)
+		case f.is(3, protowire.VarintType):
+			c.codec = f.value
+		case f.is(4, protowire.VarintType):
+			c.length = f.value
+		default:
+			if err := f.unknown(5); err != nil {
+				return c, err
+			}
+		}
 	}
-	if shape[0] == 0 || shape[1] == 0 {
-		return Tensor{}, fmt.Errorf("%w: an empty batch, [%d, %d]", expert.ErrInvalidArgument, shape[0], shape[1])
+	return c, nil
+}
+
+// check holds what a peer says about a tensor against itself and the limits. Errors match a status sentinel.
+func (c *claim) check(limits Limits) (Tensor, error) {
+	if c.dtype != dtypeF32 {
+		return Tensor{}, fmt.Errorf("%w: dtype %d: expected float32", expert.ErrInvalidArgument, c.dtype)
 	}
-	// Two uint32 multiply without overflow in a uint64.
-	if elements := uint64(shape[0]) * uint64(shape[1]); elements > uint64(limits.maxElements()) {
-		return Tensor{}, fmt.Errorf("%w: [%d, %d] is above %d bytes of float32 in a frame", expert.ErrTooLarge, shape[0], shape[1], limits.Frame)
+	if c.dimensions != 2 {
+		return Tensor{}, fmt.Errorf("%w: a tensor of %d dimensions: expected [rows, hidden]", expert.ErrInvalidArgument, c.dimensions)
 	}
-	c, err := codecFromProto(p.GetCodec())
+	rows, hidden := c.shape[0], c.shape[1]
+	if rows == 0 || hidden == 0 {
+		return Tensor{}, fmt.Errorf("%w: an empty batch, [%d, %d]", expert.ErrInvalidArgument, rows, hidden)
+	}
+	if err := checkSize(rows, hidden, limits); err != nil {
+		return Tensor{}, err
+	}
+	as, err := codecFromProto(c.codec)
 	if err != nil {
 		return Tensor{}, err
 	}
-	t := Tensor{Rows: int(shape[0]), Hidden: int(shape[1]), Codec: c}
-	if p.GetLength() != uint64(t.Length()) {
+	t := Tensor{Rows: int(rows), Hidden: int(hidden), Codec: as}
+	if c.length != uint64(t.Length()) {
 		return Tensor{}, fmt.Errorf("%w: a tensor [%d, %d] of %v takes %d bytes, the header says %d",
-			expert.ErrInvalidArgument, t.Rows, t.Hidden, c, t.Length(), p.GetLength())
+			expert.ErrInvalidArgument, t.Rows, t.Hidden, as, t.Length(), c.length)
 	}
 	return t, nil
+}
+
+// checkSize tells whether a frame may hold so many rows, of at least one number each.
+func checkSize(rows, hidden uint64, limits Limits) error {
+	// Divided, since a product may overflow.
+	if most := uint64(limits.Frame / floatBytes); hidden > most || rows > most/hidden || rows > math.MaxInt32 || hidden > math.MaxInt32 {
+		return fmt.Errorf("%w: [%d, %d] is above the %d bytes of float32 that a frame may hold", expert.ErrTooLarge, rows, hidden, limits.Frame)
+	}
+	return nil
 }
