@@ -2,6 +2,13 @@ package config
 
 import (
 	"time"
+
+	"github.com/kwaai/kwaaid/internal/discovery"
+	"github.com/kwaai/kwaaid/internal/dispatch"
+	"github.com/kwaai/kwaaid/internal/gateway"
+	"github.com/kwaai/kwaaid/internal/p2p"
+	"github.com/kwaai/kwaaid/internal/rpc"
+	"github.com/kwaai/kwaaid/internal/serving"
 )
 
 // Config is a node's configuration. Default makes one, Load fills it from a file, the environment and flags.
@@ -17,6 +24,7 @@ type Config struct {
 	GRPC      string    `yaml:"grpc" doc:"HOST:PORT of gRPC: health and reflection."`
 	APIToken  string    `yaml:"api_token" doc:"Token that clients of api and grpc send (Authorization: Bearer TOKEN). Needed, or insecure, where one of them is not on loopback."`
 	Insecure  bool      `yaml:"insecure" doc:"Takes calls on api and grpc from anywhere without a token: only behind something that checks who calls."`
+	APIHosts  []string  `yaml:"api_hosts" doc:"Names besides localhost and the machine's addresses under which clients reach api, such as kwaai.example.com; others are refused."`
 	PProf     bool      `yaml:"pprof" doc:"Serves Go's profiles at /debug/pprof/ on api."`
 	Log       Log       `yaml:"log" doc:"What is logged, to standard error."`
 	Experts   []Expert  `yaml:"experts" doc:"Experts to host."`
@@ -80,33 +88,39 @@ type Fallbacks map[Ref][]Ref
 // Remotes holds for an expert the addresses, with /p2p/, of providers that are known without the DHT.
 type Remotes map[Ref][]string
 
-// Default returns the configuration of a node that was told nothing. Its Data is empty; Load settles it.
+// Default returns the configuration of a node that was told nothing: what each part takes for its default. Its Data is
+// empty; Load settles it.
 func Default() *Config {
+	host, dht, face := p2p.DefaultConfig(), discovery.DefaultConfig(), gateway.DefaultConfig()
+	calls, answers, protocol := dispatch.DefaultConfig(), serving.DefaultConfig(), rpc.DefaultServerConfig()
 	return &Config{
-		Swarm: "kwaai",
-		Listen: []string{
-			"/ip4/0.0.0.0/tcp/7577", "/ip4/0.0.0.0/udp/7577/quic-v1",
-			"/ip6/::/tcp/7577", "/ip6/::/udp/7577/quic-v1",
-		},
-		DHT:  "auto",
-		API:  "127.0.0.1:7575",
-		GRPC: "127.0.0.1:7576",
-		Log:  Log{Level: "info", Format: "auto"},
+		Swarm:  dht.Swarm,
+		Listen: host.Listen,
+		DHT:    dht.DHT,
+		NAT:    NAT(host.NAT),
+		API:    face.API,
+		GRPC:   face.GRPC,
+		Log:    Log{Level: "info", Format: "auto"},
 		Calls: Calls{
-			Timeout:    5 * time.Second,
-			MaxRetries: 3,
+			Timeout:    calls.Timeout,
+			MaxRetries: calls.MaxRetries,
 			Hedge:      true,
 			Codec:      "f32",
 		},
-		Checks: Checks{Share: 0.02, NaN: true},
+		Checks: Checks{Share: 0.02, NaN: calls.CheckNaN},
 		Serving: Serving{
-			MaxRows:    4096,
-			QueueRows:  16384,
-			QueueBytes: 256 << 20,
-			MaxFrame:   256 << 20,
-			Drain:      20 * time.Second,
+			MaxRows:    answers.MaxRows,
+			QueueRows:  answers.QueueRows,
+			QueueBytes: Size(answers.QueueBytes),
+			MaxFrame:   Size(protocol.Limits.Frame),
+			Drain:      answers.Drain,
+			Memory:     Size(answers.Memory),
 			Numerics:   "exact",
 		},
-		Limits: Limits{Connections: 512, StreamsPerPeer: 64},
+		Limits: Limits{
+			Connections:     host.Limits.Connections,
+			StreamsPerPeer:  host.Limits.StreamsPerPeer,
+			RequestsPerPeer: protocol.RequestsPerPeer,
+		},
 	}
 }

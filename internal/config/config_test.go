@@ -22,7 +22,7 @@ func TestDocument_ReadsBackAsDefault(t *testing.T) {
 	require.NoError(t, err)
 	want := Default()
 	want.Data = got.Data // settled from the environment
-	for _, list := range []*[]string{&want.Announce, &want.Bootstrap} {
+	for _, list := range []*[]string{&want.Announce, &want.Bootstrap, &want.APIHosts} {
 		*list = []string{}
 	}
 	require.Equal(t, want, got)
@@ -93,10 +93,10 @@ func TestParseExpert_SaysWhatIsWrong(t *testing.T) {
 		"identity":                            `"identity" is no expert: expected KEY=VALUE with commas between, such as id=7,kind=identity,hidden=1024`,
 		"{id: 7":                              `not YAML: did not find expected ',' or '}'`,
 		"id=7,kind=identity,hidden=wide":      `hidden: expected a whole number, got "wide"`,
-		"id=7,kind=identity":                  `hidden is missing: expected 1 to 1048576`,
+		"id=7,kind=identity":                  `hidden: missing: how wide is a row?`,
 		"id=7,kind=identity,hiden=8":          `hiden: unknown key: did you mean hidden?`,
 		"id=7,id=8,kind=identity,hidden=8":    `id: set twice`,
-		"id=7,kind=mlp,hidden=8,inner=8":      `where do the weights come from?`,
+		"id=7,kind=mlp,hidden=8,inner=8":      `kind mlp needs weights`,
 		"kind=identity,hidden=8":              `what is it called? Expected id, or model, layer and index`,
 		"id=7,layer=3,kind=identity,hidden=8": `id: an expert has an id, or model, layer and index`,
 		"checkpoint=./a b":                    `checkpoint: "a b/0" is no name`,

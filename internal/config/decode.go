@@ -4,7 +4,6 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -279,9 +278,6 @@ func join(path, key string) string {
 	}
 	return path + "." + key
 }
-
-// contains tells whether s is one of words.
-func contains(words []string, s string) bool { return slices.Contains(words, s) }
 
 // list writes words as `a, b or c`.
 func list(words []string) string {

@@ -6,6 +6,7 @@
 //	load.go      Load: the four layers, one over the other
 //	decode.go    YAML nodes into Go values: strict, every value with the line that it came from
 //	validate.go  what cannot work, all of it at once
+//	parts.go     what each part of the node is told
 //	document.go  the commented file that `kwaaid config default` prints
 //	problem.go   Problem: which key, which line, what is wrong
 //

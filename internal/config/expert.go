@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -153,23 +154,6 @@ func decodeExpertSpec(e *Expert, spec string) Problems {
 	return decodeInto(e, mapping)
 }
 
-// The kinds of single experts and what may stand beside them.
-const (
-	kindIdentity = "identity"
-	kindMLP      = "mlp"
-	kindGLU      = "glu"
-)
-
-var (
-	kinds       = []string{kindIdentity, kindMLP, kindGLU}
-	activations = []string{"silu", "gelu", "gelu_tanh", "relu", "swiglu_clamped"}
-	initDTypes  = []string{"f32", "bf16", "f16"}
-)
-
-// maxWidth bounds hidden and inner: a million is fifty times the widest model published, and its square of four-byte
-// weights still counts in an int64.
-const maxWidth = 1 << 20
-
 // problems returns what is wrong with the entry; paths are keys, or empty for the entry as a whole.
 func (e Expert) problems() Problems {
 	var ps Problems
@@ -177,21 +161,29 @@ func (e Expert) problems() Problems {
 		e.checkCheckpoint(&ps)
 		return ps
 	}
-	switch {
-	case e.Kind == "":
-		ps.add("", "expected a checkpoint, or the kind of a single expert (%s)", list(kinds))
-		return ps
-	case !contains(kinds, e.Kind):
-		ps.add("kind", "%q is no kind: expected %s", e.Kind, list(kinds))
+	if e.Kind == "" {
+		ps.add("", "expected a checkpoint, or the kind of a single expert (identity, mlp or glu)")
 		return ps
 	}
 	e.checkName(&ps)
-	if e.Kind == kindIdentity {
-		e.checkIdentity(&ps)
+	validate := expert.Params.Validate
+	if e.File != "" {
+		validate = expert.Params.ValidateWithFile
 	} else {
-		e.checkWeights(&ps)
+		e.checkSizes(&ps)
 	}
+	ps.addAll(validate(e.Params()), keysOf(reflect.TypeFor[Expert]()), "")
 	return ps
+}
+
+// checkSizes says which sizes are missing where no file has them.
+func (e Expert) checkSizes(ps *Problems) {
+	if e.Hidden == 0 {
+		ps.add("hidden", "missing: how wide is a row?")
+	}
+	if e.Inner == 0 && e.Kind != expert.KindIdentity {
+		ps.add("inner", "missing: how wide is the inner layer?")
+	}
 }
 
 // checkCheckpoint reports keys that mean nothing beside a checkpoint, and a name that the swarm cannot use.
@@ -239,64 +231,6 @@ func (e Expert) checkName(ps *Problems) {
 		if *e.Index < 0 {
 			ps.add("index", "%d is below 0", *e.Index)
 		}
-	}
-}
-
-func (e Expert) checkIdentity(ps *Problems) {
-	e.refuse(ps, "kind identity, which returns its input", "file", "init", "dtype", "inner", "activation", "bias", "residual", "norm", "eps", "limit")
-	e.checkWidth(ps, "hidden", e.Hidden, true)
-}
-
-// checkWeights checks what an mlp and a glu have in common, and then what only one of them has.
-func (e Expert) checkWeights(ps *Problems) {
-	switch {
-	case e.File == "" && e.Init == nil:
-		ps.add("", "where do the weights come from? Expected file, or init (such as init: {seed: 1})")
-	case e.File != "" && e.Init != nil:
-		ps.add("init", "the weights come from a file or are drawn: leave file or init out")
-	}
-	if e.DType != "" {
-		if e.Init == nil {
-			ps.add("dtype", "means something with init only: a file says itself how its weights are stored")
-		} else if !contains(initDTypes, e.DType) {
-			ps.add("dtype", "%q: expected %s", e.DType, list(initDTypes))
-		}
-	}
-	e.checkWidth(ps, "hidden", e.Hidden, e.Init != nil)
-	e.checkWidth(ps, "inner", e.Inner, e.Init != nil)
-	if e.Activation != "" && !contains(activations, e.Activation) {
-		ps.add("activation", "%q: expected %s", e.Activation, list(activations))
-	}
-	if e.Kind == kindMLP {
-		e.refuse(ps, "kind mlp", "limit")
-		if e.Activation == "swiglu_clamped" {
-			ps.add("activation", "swiglu_clamped takes two inputs: it belongs to kind glu")
-		}
-		if e.Eps != 0 && !e.Norm {
-			ps.add("eps", "means something with norm: true only")
-		}
-		if e.Eps < 0 || e.Eps > 1 {
-			ps.add("eps", "%v is not between 0 and 1", e.Eps)
-		}
-		return
-	}
-	e.refuse(ps, "kind glu", "residual", "norm", "eps")
-	switch clamped := e.Activation == "swiglu_clamped"; {
-	case e.Limit < 0:
-		ps.add("limit", "%v is below 0", e.Limit)
-	case clamped && e.Limit == 0:
-		ps.add("limit", "swiglu_clamped needs it: gpt-oss has 7")
-	case !clamped && e.Limit != 0:
-		ps.add("limit", "means something with activation: swiglu_clamped only")
-	}
-}
-
-func (e Expert) checkWidth(ps *Problems, key string, width int, needed bool) {
-	switch {
-	case width == 0 && needed:
-		ps.add("", "%s is missing: expected 1 to %d", key, maxWidth)
-	case width < 0 || width > maxWidth:
-		ps.add(""+key, "%d: expected 1 to %d", width, maxWidth)
 	}
 }
 

@@ -158,7 +158,7 @@ func TestLoad_ValuesThatCannotBeReadNameTheirSource(t *testing.T) {
 		`KWAAI_CALLS__TIMEOUT: calls.timeout: expected a duration such as 5s or 1m30s, got "soon"`,
 		`KWAAI_FALLBACKS: fallbacks: not YAML: did not find expected ',' or '}'`,
 		`--nothing: nothing: unknown key: expected ` + list(keysOf(reflectTypeOfConfig)),
-		`--expert: experts[0]: hidden is missing: expected 1 to 1048576`,
+		`--expert: experts[0].hidden: missing: how wide is a row?`,
 		`--drain: serving.drain: 10ms is under 1s: passes under way would be cut off`,
 	}, strings.Split(problems.Error(), "\n"))
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -50,6 +51,43 @@ func (ps Problems) Error() string {
 // add appends a problem of the key at path.
 func (ps *Problems) add(path, format string, args ...any) {
 	*ps = append(*ps, Problem{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// addAll appends what a part of the node says of its own configuration, one problem per error that was joined. Such an error
+// starts with the key, one of paths when it is put behind one of the sections; else it is about the first section as a whole.
+// What is known of a key already is not said twice.
+func (ps *Problems) addAll(err error, paths []string, sections ...string) {
+	known := slices.Clone(*ps)
+	for _, err := range leaves(err) {
+		path, message := sections[0], err.Error()
+		if key, rest, found := strings.Cut(message, ": "); found {
+			for _, section := range sections {
+				if full := join(section, key); slices.Contains(paths, full) {
+					path, message = full, rest
+					break
+				}
+			}
+		}
+		if path == "" || !slices.ContainsFunc(known, func(p Problem) bool { return strings.HasPrefix(p.Path, path) }) {
+			ps.add(path, "%s", message)
+		}
+	}
+}
+
+// leaves takes joined errors apart; nil has none.
+func leaves(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, leaves(e)...)
+	}
+	return all
 }
 
 // err returns the problems as an error, nil if there are none.

@@ -5,101 +5,108 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"regexp"
+	"reflect"
 	"slices"
 	"strconv"
-	"strings"
-	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/kwaai/kwaaid/internal/discovery"
 	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/p2p"
 )
-
-// swarmName is what a swarm may be called: its name is a part of the DHT's protocol ID.
-var swarmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Validate reports all that cannot work, as Problems without lines; it changes nothing.
 func (c *Config) Validate() error { return c.problems().err() }
 
-// problems returns all that cannot work, in the order of the schema.
+// problems returns all that cannot work. Each part of the node knows best about its own configuration; here stands what
+// concerns several of them, no part, or one element of a list.
 func (c *Config) problems() Problems {
 	var ps Problems
-	if !swarmName.MatchString(c.Swarm) {
-		ps.add("swarm", "%q is no name of a swarm: expected up to 64 letters, digits and ._- with a letter or digit first", c.Swarm)
-	}
 	c.checkAddresses(&ps)
-	c.checkFaces(&ps)
+	c.checkPorts(&ps)
 	oneOf(&ps, "log.level", c.Log.Level, "trace", "debug", "info", "warn", "error")
 	oneOf(&ps, "log.format", c.Log.Format, "auto", "console", "json")
 	c.checkExperts(&ps)
 	c.checkReferences(&ps)
 	c.checkCalls(&ps)
 	c.checkServing(&ps)
+	all := paths(reflect.TypeFor[Config](), "")
+	ps.addAll(c.P2P().Validate(), all, "")
+	ps.addAll(c.Discovery().Validate(), all, "")
+	ps.addAll(c.Gateway().Validate(), all, "")
+	ps.addAll(c.Dispatch().Validate(), all, "calls")
+	ps.addAll(c.ServingHost().Validate(), all, "serving")
+	ps.addAll(c.RPCServer().Validate(), all, "limits", "serving")
 	return ps
 }
 
-// checkAddresses checks where the node listens, what it announces and whom it joins by.
+// paths returns the keys of a section, those of sections within it too, with their paths from above.
+func paths(t reflect.Type, above string) []string {
+	var all []string
+	for field := range t.Fields() {
+		path := join(above, field.Tag.Get("yaml"))
+		all = append(all, path)
+		if field.Type.Kind() == reflect.Struct {
+			all = append(all, paths(field.Type, path)...)
+		}
+	}
+	return all
+}
+
+// checkAddresses checks each address where the node listens, that it announces, and by which it joins.
 func (c *Config) checkAddresses(ps *Problems) {
+	part := p2p.DefaultConfig()
 	for i, s := range c.Listen {
-		addr, err := multiaddr.NewMultiaddr(s)
-		switch path := element("listen", i); {
-		case err != nil:
-			ps.add(path, "%q is no multiaddr: expected one such as /ip4/0.0.0.0/tcp/7577 (%v)", s, err)
-		case has(addr, multiaddr.P_P2P):
+		path := element("listen", i)
+		part.Listen = []string{s}
+		if addr, err := multiaddr.NewMultiaddr(s); err == nil && has(addr, multiaddr.P_P2P) {
 			ps.add(path, "%s: leave out /p2p/ and what follows: the node's own key says who it is", s)
-		case !listens(addr):
-			ps.add(path, "%s: expected an IP address with /tcp/PORT or /udp/PORT/quic-v1", s)
-		case slices.Contains(c.Listen[:i], s):
+		} else if err := part.Validate(); err != nil {
+			ps.add(path, "%s", withoutKey(err, "listen"))
+		} else if slices.Contains(c.Listen[:i], s) {
 			ps.add(path, "%s is listed twice", s)
 		}
 	}
+	part = p2p.DefaultConfig()
 	for i, s := range c.Announce {
-		addr, err := multiaddr.NewMultiaddr(s)
-		switch path := element("announce", i); {
-		case err != nil:
-			ps.add(path, "%q is no multiaddr: expected one such as /ip4/203.0.113.7/tcp/7577 (%v)", s, err)
-		case manet.IsIPUnspecified(addr):
+		path := element("announce", i)
+		part.Announce = []string{s}
+		switch addr, err := multiaddr.NewMultiaddr(s); {
+		case err == nil && manet.IsIPUnspecified(addr):
 			ps.add(path, "%s: nobody can dial an address of zeros; give the one at which others reach this node", s)
-		case has(addr, multiaddr.P_P2P) && !has(addr, multiaddr.P_CIRCUIT):
+		case err == nil && has(addr, multiaddr.P_P2P) && !has(addr, multiaddr.P_CIRCUIT):
 			ps.add(path, "%s: leave out /p2p/ and what follows: it is added", s)
+		default:
+			if err := part.Validate(); err != nil {
+				ps.add(path, "%s", withoutKey(err, "announce"))
+			}
 		}
 	}
-	for i, s := range c.Bootstrap {
-		checkPeer(ps, element("bootstrap", i), s)
-	}
-	oneOf(ps, "dht", c.DHT, "auto", "server", "client")
-	if c.DHT == "server" && len(c.Listen) == 0 {
+	checkPeers(ps, "bootstrap", c.Bootstrap)
+	if c.DHT == discovery.ModeServer && len(c.Listen) == 0 {
 		ps.add("dht", "server needs an address to listen on: others could not ask it")
-	}
-	if c.NAT.HolePunching && !c.NAT.Relay {
-		ps.add("nat.hole_punching", "needs nat.relay: the two sides arrange the punch through a relay")
 	}
 }
 
-// checkFaces checks the addresses of api and grpc and whether strangers could use them.
-func (c *Config) checkFaces(ps *Problems) {
+// checkPorts reports a port that two faces of the node ask for.
+func (c *Config) checkPorts(ps *Problems) {
 	var taken []socket
 	for i, s := range c.Listen {
 		if addr, err := multiaddr.NewMultiaddr(s); err == nil && has(addr, multiaddr.P_TCP) {
 			if tcp, err := manet.ToNetAddr(addr); err == nil {
-				ap, _ := netip.ParseAddrPort(tcp.String())
-				taken = append(taken, socket{element("listen", i), ap})
+				at, _ := netip.ParseAddrPort(tcp.String())
+				taken = append(taken, socket{element("listen", i), at})
 			}
 		}
 	}
 	for _, face := range []struct{ path, addr string }{{"api", c.API}, {"grpc", c.GRPC}} {
 		host, port, err := net.SplitHostPort(face.addr)
 		if err != nil {
-			ps.add(face.path, "%q is no address: expected HOST:PORT such as 127.0.0.1:7575", face.addr)
-			continue
+			continue // gateway says so
 		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			ps.add(face.path, "%q: the port is a number from 0 to 65535, 0 for any that is free", face.addr)
-		}
+		n, _ := strconv.ParseUint(port, 10, 16)
 		own := socket{face.path, netip.AddrPortFrom(hostAddr(host), uint16(n))}
 		for _, other := range taken {
 			if own.clashes(other) {
@@ -108,12 +115,6 @@ func (c *Config) checkFaces(ps *Problems) {
 			}
 		}
 		taken = append(taken, own)
-		if !own.at.Addr().IsLoopback() && c.APIToken == "" && !c.Insecure {
-			ps.add(face.path, "%s can be reached from other machines: set api_token, or insecure: true if something in front of it checks who calls", face.addr)
-		}
-	}
-	if strings.IndexFunc(c.APIToken, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
-		ps.add("api_token", "has blanks, or letters beyond ASCII, which an HTTP header cannot carry")
 	}
 	if c.Insecure && c.APIToken != "" {
 		ps.add("insecure", "contradicts api_token: with a token, calls without it are refused")
@@ -164,19 +165,11 @@ func (c *Config) checkReferences(ps *Problems) {
 			ps.add(path, "is the same expert as %s", other)
 		}
 		seen[ref.ID] = ref
-		for i, s := range c.Remotes[ref] {
-			checkPeer(ps, element(path, i), s)
-		}
+		checkPeers(ps, path, c.Remotes[ref])
 	}
 }
 
 func (c *Config) checkCalls(ps *Problems) {
-	if c.Calls.Timeout < time.Millisecond {
-		ps.add("calls.timeout", "%v is under 1ms: no call could be answered in time", c.Calls.Timeout)
-	}
-	if c.Calls.MaxRetries < 0 || c.Calls.MaxRetries > 100 {
-		ps.add("calls.max_retries", "%d: expected 0 to 100", c.Calls.MaxRetries)
-	}
 	oneOf(ps, "calls.codec", c.Calls.Codec, "f32", "bf16", "f16")
 	if !(c.Checks.Share >= 0 && c.Checks.Share <= 1) { // NaN as well
 		ps.add("checks.share", "%v: expected a fraction of the calls, 0 to 1", c.Checks.Share)
@@ -184,58 +177,26 @@ func (c *Config) checkCalls(ps *Problems) {
 }
 
 func (c *Config) checkServing(ps *Problems) {
-	s := c.Serving
-	if s.MaxRows < 1 {
-		ps.add("serving.max_rows", "%d is below 1: no request could be served", s.MaxRows)
-	}
-	if s.QueueRows < s.MaxRows {
-		ps.add("serving.queue_rows", "%d is below max_rows (%d): a request of that size could never be admitted", s.QueueRows, s.MaxRows)
-	}
-	if s.MaxFrame < 64<<10 {
-		ps.add("serving.max_frame", "%v is under 64KiB, which a header with many pairs can take alone", s.MaxFrame)
-	}
-	if s.QueueBytes < s.MaxFrame {
+	if s := c.Serving; s.QueueBytes < s.MaxFrame {
 		ps.add("serving.queue_bytes", "%v is below max_frame (%v): a request of that size could never be admitted", s.QueueBytes, s.MaxFrame)
 	}
-	if s.Drain < time.Second {
-		ps.add("serving.drain", "%v is under 1s: passes under way would be cut off", s.Drain)
-	}
-	oneOf(ps, "serving.numerics", s.Numerics, "exact")
-	if c.Limits.Connections < 8 {
-		ps.add("limits.connections", "%d is below 8: the DHT alone needs more", c.Limits.Connections)
-	}
-	if c.Limits.StreamsPerPeer < 4 {
-		ps.add("limits.streams_per_peer", "%d is below 4: DHT, identify and ping would leave none for calls", c.Limits.StreamsPerPeer)
-	}
-	if c.Limits.RequestsPerPeer < 0 {
-		ps.add("limits.requests_per_peer", "%d is below 0: 0 means no limit", c.Limits.RequestsPerPeer)
+	oneOf(ps, "serving.numerics", c.Serving.Numerics, "exact")
+}
+
+// checkPeers checks addresses that must say which peer they lead to.
+func checkPeers(ps *Problems, path string, addrs []string) {
+	for i, s := range addrs {
+		if _, err := discovery.ParsePeers([]string{s}); err != nil {
+			ps.add(element(path, i), "%v", err)
+		}
 	}
 }
 
-// checkPeer checks an address that must say which peer it leads to.
-func checkPeer(ps *Problems, path, s string) {
-	const form = "/ip4/203.0.113.7/tcp/7577/p2p/12D3Koo..."
-	addr, err := multiaddr.NewMultiaddr(s)
-	if err != nil {
-		ps.add(path, "%q is no multiaddr: expected one such as %s (%v)", s, form, err)
-		return
-	}
-	info, err := peer.AddrInfoFromP2pAddr(addr)
-	if err != nil {
-		ps.add(path, "%s does not say which peer it is: expected /p2p/ with its ID at the end, as in %s", s, form)
-		return
-	}
-	if len(info.Addrs) == 0 {
-		ps.add(path, "%s does not say where the peer is: expected an address before /p2p/, as in %s", s, form)
-	}
-}
-
-// listens tells whether we can listen on the address: an IP with TCP or QUIC.
-func listens(addr multiaddr.Multiaddr) bool {
-	if !has(addr, multiaddr.P_IP4) && !has(addr, multiaddr.P_IP6) {
-		return false
-	}
-	return has(addr, multiaddr.P_TCP) || has(addr, multiaddr.P_QUIC_V1)
+// withoutKey returns what a part says of one of its keys.
+func withoutKey(err error, key string) string {
+	var ps Problems
+	ps.addAll(err, []string{key}, "")
+	return ps[0].Message
 }
 
 // has tells whether a multiaddr names a protocol.
@@ -270,7 +231,7 @@ func hostAddr(host string) netip.Addr {
 
 // oneOf reports a word that is not among those expected.
 func oneOf(ps *Problems, path, got string, expected ...string) {
-	if !contains(expected, got) {
+	if !slices.Contains(expected, got) {
 		ps.add(path, "%q: expected %s", got, list(expected))
 	}
 }
