@@ -1,0 +1,32 @@
+package discovery
+
+import (
+	"context"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// Forget drops an expert from the cache.
+func (s *Service) Forget(id expert.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache.entries.Remove(id)
+}
+
+// Declare announces experts and returns once they are acknowledged, with their number.
+func (s *Service) Declare(ctx context.Context, ids ...expert.ID) (int, error) {
+	done, err := s.sweep(ctx, ids)
+	return len(done), err
+}
+
+// WalkEnded returns a channel that is closed when no walk for the expert is under way.
+func (s *Service) WalkEnded(id expert.ID) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w, ok := s.walks[id]; ok {
+		return w.done
+	}
+	ended := make(chan struct{})
+	close(ended)
+	return ended
+}
