@@ -1,0 +1,86 @@
+package moe_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kwaai/kwaaid/internal/moe"
+)
+
+// chosen is a routing of 3 rows, 2 experts each, of 5.
+func chosen(t *testing.T) *moe.Routing {
+	r, err := moe.Chosen([]int64{4, 0, 2, 4, 0, -1}, []float32{0.75, 0.25, 0.5, 0.5, 1, 0}, 3, 5)
+	require.NoError(t, err)
+	return r
+}
+
+func TestChosen_RefusesWhatMakesNoSense(t *testing.T) {
+	for name, c := range map[string]struct {
+		experts []int64
+		weights []float32
+		rows    int
+	}{
+		"no rows":         {[]int64{1}, []float32{1}, 0},
+		"no experts":      {nil, nil, 1},
+		"a part of a row": {[]int64{1, 2, 3}, []float32{1, 1, 1}, 2},
+		"too few weights": {[]int64{1, 2}, []float32{1}, 2},
+		"beyond the last": {[]int64{5}, []float32{1}, 1},
+		"below none":      {[]int64{-2}, []float32{1}, 1},
+		"beyond an int32": {[]int64{1 << 40}, []float32{1}, 1},
+	} {
+		_, err := moe.Chosen(c.experts, c.weights, c.rows, 5)
+		require.ErrorIs(t, err, moe.ErrRouting, name)
+		require.ErrorContains(t, err, "expected", name)
+	}
+}
+
+func TestGroups_AscendAndKeepTheRowsOrder(t *testing.T) {
+	require.Equal(t, []moe.Group{
+		{Expert: 0, Rows: []int32{0, 2}, Out: []float32{0.25, 1}},
+		{Expert: 2, Rows: []int32{1}, Out: []float32{0.5}},
+		{Expert: 4, Rows: []int32{0, 1}, Out: []float32{0.75, 0.5}},
+	}, chosen(t).Groups(false))
+}
+
+func TestScaled_MultipliesTheInput(t *testing.T) {
+	groups := chosen(t).Groups(true)
+	require.Equal(t, []float32{0.25, 1}, groups[0].In)
+	require.Equal(t, []float32{1, 1}, groups[0].Out)
+	batch, rows := moe.Scaled([]float32{4, 8, 10, 20, 3, 6}, 2, groups)
+	require.Equal(t, []float32{1, 2, 3, 6, 5, 10, 3, 6, 5, 10}, batch)
+	require.Equal(t, [][]int32{{0, 1}, {2}, {3, 4}}, rows)
+}
+
+func TestCombine_AddsInTheOrderOfTheExperts(t *testing.T) {
+	groups := chosen(t).Groups(false)
+	y := []float32{9, 9, 9} // what was there is gone
+	moe.Combine(y, 1, groups, [][]float32{{4, 5}, {6}, {8, 10}})
+	require.Equal(t, []float32{0.25*4 + 0.75*8, 0.5*6 + 0.5*10, 5}, y)
+	moe.AddShared(y, []float32{1, 2, 3}, 1, nil)
+	require.Equal(t, []float32{8, 10, 8}, y)
+	moe.AddShared(y, []float32{1, 2, 3}, 1, []float32{1, 0.5, 0})
+	require.Equal(t, []float32{9, 11, 8}, y)
+}
+
+func TestSkip_RenormalisesWhatIsLeft(t *testing.T) {
+	groups := chosen(t).Groups(false)
+	left := moe.Skip(groups, []bool{true, true, false}, 3) // expert 4 is missing
+	require.Equal(t, []moe.Group{
+		{Expert: 0, Rows: []int32{0, 2}, Out: []float32{1, 1}},
+		{Expert: 2, Rows: []int32{1}, Out: []float32{1}},
+	}, left)
+	require.Equal(t, float32(0.25), groups[0].Out[0], "the groups themselves stay")
+
+	left = moe.Skip(groups, []bool{false, true, true}, 3) // row 2 lost all
+	y := make([]float32, 3)
+	moe.Combine(y, 1, left, [][]float32{{6}, {8, 10}})
+	require.Equal(t, []float32{8, 8, 0}, y)
+
+	require.Equal(t, groups, moe.Skip(groups, []bool{true, true, true}, 3))
+
+	// Inputs were scaled already: the factor multiplies the outputs.
+	left = moe.Skip(chosen(t).Groups(true), []bool{true, true, false}, 3)
+	require.Equal(t, []float32{0.25, 1}, left[0].In)
+	require.Equal(t, []float32{4, 1}, left[0].Out)
+}
