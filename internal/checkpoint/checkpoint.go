@@ -65,7 +65,10 @@ func Open(dir string) (_ *Checkpoint, err error) {
 }
 
 // Close closes the files. Experts that were loaded live on.
-func (c *Checkpoint) Close() error { return c.src.close() }
+func (c *Checkpoint) Close() error {
+	c.buffers.drop()
+	return c.src.close()
+}
 
 // Dir returns the directory that was opened.
 func (c *Checkpoint) Dir() string { return c.dir }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
@@ -60,6 +61,64 @@ func TestOpen_KnowsLayoutsWhateverThePrefix(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Blocks need not divide the sizes: the last ones of a row or column are then smaller.
+func TestLoad_Float8BlocksThatDoNotDivideTheSizes(t *testing.T) {
+	e, block := engine(t), [2]int{16, 20}
+	quantised, widened := copyOf(t, "moe/deepseek_v3-f32"), copyOf(t, "moe/deepseek_v3-f32")
+	editJSON(t, quantised+"/config.json", func(c map[string]any) {
+		c["quantization_config"] = map[string]any{"weight_block_size": block}
+	})
+	editTensors(t, quantised+"/model.safetensors", func(f8 map[string]checkpoint.Tensor) {
+		editTensors(t, widened+"/model.safetensors", func(f32 map[string]checkpoint.Tensor) {
+			for _, w := range slices.Collect(maps.Values(f8)) {
+				if strings.Contains(w.Name, ".mlp.") && strings.HasSuffix(w.Name, "_proj.weight") {
+					f8[w.Name], f8[w.Name+"_scale_inv"], f32[w.Name] = quantise(w, block)
+				}
+			}
+		})
+	})
+	a, b := open(t, quantised).Layer("1"), open(t, widened).Layer("1")
+	require.Equal(t, expert.DTypeF8E4M3, a.Function.DType)
+	x := expert.NewRows(ramp(3*a.Function.Hidden), a.Function.Hidden)
+	for index := range a.Experts {
+		got, err := a.Load(t.Context(), index, e, nil)
+		require.NoError(t, err)
+		want, err := b.Load(t.Context(), index, e, nil)
+		require.NoError(t, err)
+		y, err := got.Forward(t.Context(), x)
+		require.NoError(t, err)
+		z, err := want.Forward(t.Context(), x)
+		require.NoError(t, err)
+		for i, v := range z.Float32s() {
+			require.InDelta(t, v, y.Float32s()[i], 1e-4)
+		}
+	}
+}
+
+// quantise makes a float32 matrix float8 with a scale for each block, and returns what that means in float32 beside it.
+func quantise(w checkpoint.Tensor, block [2]int) (f8, scales, f32 checkpoint.Tensor) {
+	out, in := w.Shape[0], w.Shape[1]
+	columns := (in + block[1] - 1) / block[1]
+	grid := make([]float32, (out+block[0]-1)/block[0]*columns)
+	for i := range grid {
+		grid[i] = 0.125 + float32(i)/16
+	}
+	values := make([]float32, out*in)
+	codec.DecodeF32(values, w.Data)
+	stored, meant := make([]byte, out*in), make([]byte, 4*out*in)
+	for i, v := range values {
+		scale := grid[i/in/block[0]*columns+i%in/block[1]]
+		stored[i] = codec.ToF8E4M3(v / scale)
+		values[i] = codec.FromF8E4M3(stored[i]) * scale
+	}
+	codec.EncodeF32(meant, values)
+	raw := make([]byte, 4*len(grid))
+	codec.EncodeF32(raw, grid)
+	return checkpoint.Tensor{Name: w.Name, DType: "F8_E4M3", Shape: w.Shape, Data: stored},
+		checkpoint.Tensor{Name: w.Name + "_scale_inv", DType: "F32", Shape: []int{len(grid) / columns, columns}, Data: raw},
+		checkpoint.Tensor{Name: w.Name, DType: "F32", Shape: w.Shape, Data: meant}
 }
 
 // stack replaces the experts' tensors by gate_up_proj [experts, 2*inner, hidden] and down_proj [experts, hidden, inner].

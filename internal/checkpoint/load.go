@@ -198,6 +198,13 @@ func (b *buffers) give(one *buffer) {
 	b.free = append(b.free, one)
 }
 
+// drop leaves all memory that is not lent to the collector.
+func (b *buffers) drop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = nil
+}
+
 func (b *buffer) slot(i int) *[2][]byte {
 	for len(b.slots) <= i {
 		b.slots = append(b.slots, new([2][]byte))

@@ -251,7 +251,9 @@ func TestForwardRows_AllocatesNothing(t *testing.T) {
 	e, err := expert.New(p, engine(t))
 	require.NoError(t, err)
 	x, y, ctx := rows(1, 8, 32).Float32s(), make([]float32, 8*32), t.Context()
-	require.Zero(t, testing.AllocsPerRun(100, func() { _ = e.(*expert.FFN).ForwardRows(ctx, y, x) }))
+	if allocs := testing.AllocsPerRun(100, func() { _ = e.(*expert.FFN).ForwardRows(ctx, y, x) }); !raceEnabled {
+		require.Zero(t, allocs)
+	}
 }
 
 func TestNaN_BecomesTheSameOneEverywhere(t *testing.T) {

@@ -59,7 +59,10 @@ func TestChoose_AgreesWithASort(t *testing.T) {
 func TestChoose_SurvivesWhatIsNotANumber(t *testing.T) {
 	inf := float32(math.Inf(1))
 	for _, rule := range []moe.Rule{
-		{TopK: 2}, {TopK: 2, Score: moe.ScoreSigmoid}, {TopK: 2, Jitter: 0.1}, {TopK: 1, Capacity: 1},
+		{TopK: 2},
+		{TopK: 2, Score: moe.ScoreSigmoid},
+		{TopK: 2, Jitter: 0.1},
+		{TopK: 1, Capacity: 1},
 		{TopK: 2, Score: moe.ScoreLogit, Weight: moe.WeightChosenSoftmax},
 		{TopK: 2, Score: moe.ScoreSigmoid, Groups: 2, KeptGroups: 1, GroupScore: moe.GroupTopTwo},
 	} {
