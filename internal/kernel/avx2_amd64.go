@@ -7,177 +7,177 @@ import "unsafe"
 // avx2ExactF32Rows1 is the product of exact for weights in F32, rows: 1.
 //
 //go:noescape
-func avx2ExactF32Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF32Rows2 is the product of exact for weights in F32, rows: 2.
 //
 //go:noescape
-func avx2ExactF32Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF32Rows3 is the product of exact for weights in F32, rows: 3.
 //
 //go:noescape
-func avx2ExactF32Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF32Rows4 is the product of exact for weights in F32, rows: 4.
 //
 //go:noescape
-func avx2ExactF32Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF32Rows5 is the product of exact for weights in F32, rows: 5.
 //
 //go:noescape
-func avx2ExactF32Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF32Rows6 is the product of exact for weights in F32, rows: 6.
 //
 //go:noescape
-func avx2ExactF32Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF32Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows1 is the product of exact for weights in BF16, rows: 1.
 //
 //go:noescape
-func avx2ExactBF16Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows2 is the product of exact for weights in BF16, rows: 2.
 //
 //go:noescape
-func avx2ExactBF16Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows3 is the product of exact for weights in BF16, rows: 3.
 //
 //go:noescape
-func avx2ExactBF16Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows4 is the product of exact for weights in BF16, rows: 4.
 //
 //go:noescape
-func avx2ExactBF16Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows5 is the product of exact for weights in BF16, rows: 5.
 //
 //go:noescape
-func avx2ExactBF16Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactBF16Rows6 is the product of exact for weights in BF16, rows: 6.
 //
 //go:noescape
-func avx2ExactBF16Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactBF16Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows1 is the product of exact for weights in F16, rows: 1.
 //
 //go:noescape
-func avx2ExactF16Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows2 is the product of exact for weights in F16, rows: 2.
 //
 //go:noescape
-func avx2ExactF16Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows3 is the product of exact for weights in F16, rows: 3.
 //
 //go:noescape
-func avx2ExactF16Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows4 is the product of exact for weights in F16, rows: 4.
 //
 //go:noescape
-func avx2ExactF16Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows5 is the product of exact for weights in F16, rows: 5.
 //
 //go:noescape
-func avx2ExactF16Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF16Rows6 is the product of exact for weights in F16, rows: 6.
 //
 //go:noescape
-func avx2ExactF16Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF16Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF8E4M3Rows1 is the product of exact for weights in F8E4M3, rows: 1.
 //
 //go:noescape
-func avx2ExactF8E4M3Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF8E4M3Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF8E4M3Rows2 is the product of exact for weights in F8E4M3, rows: 2.
 //
 //go:noescape
-func avx2ExactF8E4M3Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF8E4M3Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF8E4M3Rows3 is the product of exact for weights in F8E4M3, rows: 3.
 //
 //go:noescape
-func avx2ExactF8E4M3Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF8E4M3Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactF8E4M3Rows4 is the product of exact for weights in F8E4M3, rows: 4.
 //
 //go:noescape
-func avx2ExactF8E4M3Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactF8E4M3Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactMXFP4Rows1 is the product of exact for weights in MXFP4, rows: 1.
 //
 //go:noescape
-func avx2ExactMXFP4Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactMXFP4Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactMXFP4Rows2 is the product of exact for weights in MXFP4, rows: 2.
 //
 //go:noescape
-func avx2ExactMXFP4Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactMXFP4Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactMXFP4Rows3 is the product of exact for weights in MXFP4, rows: 3.
 //
 //go:noescape
-func avx2ExactMXFP4Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactMXFP4Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2ExactMXFP4Rows4 is the product of exact for weights in MXFP4, rows: 4.
 //
 //go:noescape
-func avx2ExactMXFP4Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2ExactMXFP4Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows1 is the product of dot by fused multiply-adds, rows: 1.
 //
 //go:noescape
-func avx2DotRows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows2 is the product of dot by fused multiply-adds, rows: 2.
 //
 //go:noescape
-func avx2DotRows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows3 is the product of dot by fused multiply-adds, rows: 3.
 //
 //go:noescape
-func avx2DotRows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows4 is the product of dot by fused multiply-adds, rows: 4.
 //
 //go:noescape
-func avx2DotRows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows5 is the product of dot by fused multiply-adds, rows: 5.
 //
 //go:noescape
-func avx2DotRows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2DotRows6 is the product of dot by fused multiply-adds, rows: 6.
 //
 //go:noescape
-func avx2DotRows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2DotRows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2TileRows1 is the product of tile by fused multiply-adds, rows: 1.
 //
 //go:noescape
-func avx2TileRows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2TileRows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2TileRows2 is the product of tile by fused multiply-adds, rows: 2.
 //
 //go:noescape
-func avx2TileRows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2TileRows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2TileRows3 is the product of tile by fused multiply-adds, rows: 3.
 //
 //go:noescape
-func avx2TileRows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx2TileRows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx2GatedSiLU computes SiLU of gate times up.
 //

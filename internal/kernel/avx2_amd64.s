@@ -4,27 +4,27 @@
 
 #include "textflag.h"
 
-// func avx2ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF32Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -96,20 +96,20 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF32Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF32Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF32Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -118,7 +118,7 @@ block:
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -218,20 +218,20 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF32Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF32Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF32Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -242,7 +242,7 @@ block:
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -370,13 +370,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF32Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows4(SB), NOSPLIT, $0-56
+// func avx2ExactF32Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactF32Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -385,7 +385,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -398,7 +400,7 @@ block:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -516,6 +518,14 @@ step:
 	VBROADCASTSS 28(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	PREFETCHT1   128(R9)
+	PREFETCHT1   192(R9)
+	ADDQ         $0x00000100, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000400, SI
@@ -555,13 +565,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF32Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows5(SB), NOSPLIT, $0-56
+// func avx2ExactF32Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactF32Rows5(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -570,7 +580,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -585,7 +597,7 @@ block:
 	VPXOR Y7, Y7, Y7
 	VPXOR Y8, Y8, Y8
 	VPXOR Y9, Y9, Y9
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -727,6 +739,15 @@ step:
 	VBROADCASTSS 28(R12)(R8*1), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	PREFETCHT1   128(R9)
+	PREFETCHT1   192(R9)
+	ADDQ         $0x00000100, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000400, SI
@@ -770,13 +791,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF32Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactF32Rows6(SB), NOSPLIT, $0-56
+// func avx2ExactF32Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactF32Rows6(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -785,7 +806,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -802,7 +825,7 @@ block:
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -968,6 +991,15 @@ step:
 	VBROADCASTSS 28(R12)(R8*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	PREFETCHT1   128(R9)
+	PREFETCHT1   192(R9)
+	ADDQ         $0x00000100, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000400, SI
@@ -1015,27 +1047,27 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactBF16Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactBF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactBF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -1133,20 +1165,20 @@ DATA avx2_all_ffff0000<>+24(SB)/4, $0xffff0000
 DATA avx2_all_ffff0000<>+28(SB)/4, $0xffff0000
 GLOBL avx2_all_ffff0000<>(SB), RODATA|NOPTR, $32
 
-// func avx2ExactBF16Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactBF16Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactBF16Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1155,7 +1187,7 @@ block:
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -1271,20 +1303,20 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactBF16Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactBF16Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactBF16Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1295,7 +1327,7 @@ block:
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -1439,13 +1471,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactBF16Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows4(SB), NOSPLIT, $0-56
+// func avx2ExactBF16Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactBF16Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -1454,7 +1486,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1467,7 +1501,7 @@ block:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -1601,6 +1635,12 @@ step:
 	VBROADCASTSS 28(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -1640,13 +1680,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactBF16Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows5(SB), NOSPLIT, $0-56
+// func avx2ExactBF16Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactBF16Rows5(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -1655,7 +1695,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1670,7 +1712,7 @@ block:
 	VPXOR Y7, Y7, Y7
 	VPXOR Y8, Y8, Y8
 	VPXOR Y9, Y9, Y9
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -1828,6 +1870,13 @@ step:
 	VBROADCASTSS 28(R12)(R8*1), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -1871,13 +1920,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactBF16Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactBF16Rows6(SB), NOSPLIT, $0-56
+// func avx2ExactBF16Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactBF16Rows6(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -1886,7 +1935,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1903,7 +1954,7 @@ block:
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2085,6 +2136,13 @@ step:
 	VBROADCASTSS 28(R12)(R8*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -2132,27 +2190,27 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2224,20 +2282,20 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF16Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF16Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -2246,7 +2304,7 @@ block:
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2346,20 +2404,20 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF16Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF16Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -2370,7 +2428,7 @@ block:
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2498,13 +2556,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows4(SB), NOSPLIT, $0-56
+// func avx2ExactF16Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·avx2ExactF16Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -2513,7 +2571,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -2526,7 +2586,7 @@ block:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2644,6 +2704,12 @@ step:
 	VBROADCASTSS 28(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -2683,13 +2749,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows5(SB), NOSPLIT, $0-56
+// func avx2ExactF16Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·avx2ExactF16Rows5(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -2698,7 +2764,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -2713,7 +2781,7 @@ block:
 	VPXOR Y7, Y7, Y7
 	VPXOR Y8, Y8, Y8
 	VPXOR Y9, Y9, Y9
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -2855,6 +2923,13 @@ step:
 	VBROADCASTSS 28(R12)(R8*1), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -2898,13 +2973,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF16Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF16Rows6(SB), NOSPLIT, $0-56
+// func avx2ExactF16Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·avx2ExactF16Rows6(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -2913,7 +2988,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -2930,7 +3007,7 @@ block:
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -3096,6 +3173,13 @@ step:
 	VBROADCASTSS 28(R12)(R8*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -3143,27 +3227,27 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF8E4M3Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF8E4M3Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF8E4M3Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF8E4M3Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -3304,20 +3388,20 @@ DATA avx2_all_bf80bf80<>+24(SB)/4, $0xbf80bf80
 DATA avx2_all_bf80bf80<>+28(SB)/4, $0xbf80bf80
 GLOBL avx2_all_bf80bf80<>(SB), RODATA|NOPTR, $32
 
-// func avx2ExactF8E4M3Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactF8E4M3Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF8E4M3Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactF8E4M3Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -3326,7 +3410,7 @@ block:
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -3485,20 +3569,22 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF8E4M3Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF8E4M3Rows3(SB), NOSPLIT, $0-56
+// func avx2ExactF8E4M3Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·avx2ExactF8E4M3Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -3509,7 +3595,7 @@ block:
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -3659,6 +3745,11 @@ step:
 	VBROADCASTSS 28(R11)(R8*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	ADDQ         $0x00000040, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000100, SI
 	DECQ         R10
@@ -3696,13 +3787,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactF8E4M3Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·avx2ExactF8E4M3Rows4(SB), NOSPLIT, $0-56
+// func avx2ExactF8E4M3Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·avx2ExactF8E4M3Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  $0x00000002, BX
 	TESTQ BX, BX
 	JZ    half_end
@@ -3711,7 +3802,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -3724,7 +3817,7 @@ block:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -3898,6 +3991,11 @@ step:
 	VBROADCASTSS 28(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	ADDQ         $0x00000040, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000100, SI
@@ -3940,13 +4038,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactMXFP4Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactMXFP4Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	VMOVDQU avx2_e2m1<>+0(SB), Y5
 	MOVQ    $0x00000002, BX
 	TESTQ   BX, BX
@@ -3954,14 +4052,14 @@ TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -4150,13 +4248,13 @@ DATA avx2_all_00400000<>+24(SB)/4, $0x00400000
 DATA avx2_all_00400000<>+28(SB)/4, $0x00400000
 GLOBL avx2_all_00400000<>(SB), RODATA|NOPTR, $32
 
-// func avx2ExactMXFP4Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2ExactMXFP4Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactMXFP4Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx2ExactMXFP4Rows2(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	VMOVDQU avx2_e2m1<>+0(SB), Y7
 	MOVQ    $0x00000002, BX
 	TESTQ   BX, BX
@@ -4164,7 +4262,7 @@ TEXT ·avx2ExactMXFP4Rows2(SB), NOSPLIT, $0-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4173,7 +4271,7 @@ block:
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -4360,13 +4458,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactMXFP4Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactMXFP4Rows3(SB), NOSPLIT, $0-56
+// func avx2ExactMXFP4Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactMXFP4Rows3(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	VMOVDQU avx2_e2m1<>+0(SB), Y9
 	MOVQ    $0x00000002, BX
 	TESTQ   BX, BX
@@ -4374,7 +4472,9 @@ TEXT ·avx2ExactMXFP4Rows3(SB), NOSPLIT, $0-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4385,7 +4485,7 @@ block:
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -4559,6 +4659,11 @@ step:
 	VBROADCASTSS 28(R11)(R8*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	ADDQ         $0x00000040, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000080, SI
 	DECQ         R10
@@ -4600,13 +4705,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2ExactMXFP4Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·avx2ExactMXFP4Rows4(SB), NOSPLIT, $0-56
+// func avx2ExactMXFP4Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·avx2ExactMXFP4Rows4(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	VMOVDQU avx2_e2m1<>+0(SB), Y11
 	MOVQ    $0x00000002, BX
 	TESTQ   BX, BX
@@ -4616,7 +4721,9 @@ half:
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4629,7 +4736,7 @@ block:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -4827,6 +4934,11 @@ step:
 	VBROADCASTSS 28(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	ADDQ         $0x00000040, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000080, SI
@@ -4873,13 +4985,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2DotRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows1(SB), NOSPLIT, $16-56
+TEXT ·avx2DotRows1(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -4891,14 +5003,14 @@ TEXT ·avx2DotRows1(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	TESTQ   CX, CX
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -4985,13 +5097,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2DotRows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows2(SB), NOSPLIT, $16-56
+TEXT ·avx2DotRows2(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5003,7 +5115,7 @@ TEXT ·avx2DotRows2(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	VMOVUPS 128(DI), Y2
@@ -5012,7 +5124,7 @@ half:
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -5125,13 +5237,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2DotRows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows3(SB), NOSPLIT, $16-56
+TEXT ·avx2DotRows3(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5143,7 +5255,7 @@ TEXT ·avx2DotRows3(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	VMOVUPS 128(DI), Y2
@@ -5154,7 +5266,7 @@ half:
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -5293,13 +5405,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows4(SB), NOSPLIT, $16-56
+// func avx2DotRows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·avx2DotRows4(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5313,7 +5425,9 @@ half:
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	VMOVUPS 128(DI), Y2
@@ -5326,7 +5440,7 @@ half:
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -5460,6 +5574,12 @@ step:
 	VBROADCASTSS 24(R12), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -5492,13 +5612,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows5(SB), NOSPLIT, $16-56
+// func avx2DotRows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·avx2DotRows5(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5512,7 +5632,9 @@ half:
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	VMOVUPS 128(DI), Y2
@@ -5527,7 +5649,7 @@ half:
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -5685,6 +5807,13 @@ step:
 	VBROADCASTSS 24(R12)(R8*1), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -5719,13 +5848,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2DotRows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2DotRows6(SB), NOSPLIT, $16-56
+// func avx2DotRows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·avx2DotRows6(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5739,7 +5868,9 @@ half:
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 	VMOVUPS 128(DI), Y2
@@ -5756,7 +5887,7 @@ half:
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -5938,6 +6069,13 @@ step:
 	VBROADCASTSS 24(R12)(R8*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	PREFETCHT1   128(AX)
+	ADDQ         $0x000000c0, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000020, R12
 	ADDQ         $0x00000200, SI
@@ -5974,13 +6112,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2TileRows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx2TileRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2TileRows1(SB), NOSPLIT, $16-56
+TEXT ·avx2TileRows1(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -5992,9 +6130,9 @@ TEXT ·avx2TileRows1(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
-	MOVQ  steps+48(FP), AX
-	IMULQ AX, CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  steps+64(FP), R10
+	IMULQ R10, CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -6093,13 +6231,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2TileRows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2TileRows2(SB), NOSPLIT, $16-56
+// func avx2TileRows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·avx2TileRows2(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -6111,9 +6249,11 @@ TEXT ·avx2TileRows2(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
-	MOVQ  steps+48(FP), AX
-	IMULQ AX, CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
+	MOVQ  steps+64(FP), R10
+	IMULQ R10, CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -6211,6 +6351,11 @@ step:
 	VBROADCASTSS 28(R11)(R8*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
+	PREFETCHT1   (AX)
+	ADDQ         $0x00000040, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10
@@ -6246,13 +6391,13 @@ half_end:
 	VZEROUPPER
 	RET
 
-// func avx2TileRows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
-TEXT ·avx2TileRows3(SB), NOSPLIT, $16-56
+// func avx2TileRows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·avx2TileRows3(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	STMXCSR (SP)
 	MOVL    (SP), AX
 	ORL     $0x00008040, AX
@@ -6264,9 +6409,11 @@ TEXT ·avx2TileRows3(SB), NOSPLIT, $16-56
 
 half:
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
-	MOVQ  steps+48(FP), AX
-	IMULQ AX, CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
+	MOVQ  steps+64(FP), R10
+	IMULQ R10, CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -6392,6 +6539,12 @@ step:
 	VBROADCASTSS 28(R11)(R8*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
+	PREFETCHT1   (AX)
+	PREFETCHT1   64(AX)
+	ADDQ         $0x00000080, AX
+	PREFETCHT1   (R9)
+	PREFETCHT1   64(R9)
+	ADDQ         $0x00000080, R9
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10

@@ -7,412 +7,412 @@ import "unsafe"
 // avx512ExactF32Rows1 is the product of exact for weights in F32, rows: 1.
 //
 //go:noescape
-func avx512ExactF32Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows2 is the product of exact for weights in F32, rows: 2.
 //
 //go:noescape
-func avx512ExactF32Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows3 is the product of exact for weights in F32, rows: 3.
 //
 //go:noescape
-func avx512ExactF32Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows4 is the product of exact for weights in F32, rows: 4.
 //
 //go:noescape
-func avx512ExactF32Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows5 is the product of exact for weights in F32, rows: 5.
 //
 //go:noescape
-func avx512ExactF32Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows6 is the product of exact for weights in F32, rows: 6.
 //
 //go:noescape
-func avx512ExactF32Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows7 is the product of exact for weights in F32, rows: 7.
 //
 //go:noescape
-func avx512ExactF32Rows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows8 is the product of exact for weights in F32, rows: 8.
 //
 //go:noescape
-func avx512ExactF32Rows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows9 is the product of exact for weights in F32, rows: 9.
 //
 //go:noescape
-func avx512ExactF32Rows9(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows9(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows10 is the product of exact for weights in F32, rows: 10.
 //
 //go:noescape
-func avx512ExactF32Rows10(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows10(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows11 is the product of exact for weights in F32, rows: 11.
 //
 //go:noescape
-func avx512ExactF32Rows11(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows11(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF32Rows12 is the product of exact for weights in F32, rows: 12.
 //
 //go:noescape
-func avx512ExactF32Rows12(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF32Rows12(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows1 is the product of exact for weights in BF16, rows: 1.
 //
 //go:noescape
-func avx512ExactBF16Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows2 is the product of exact for weights in BF16, rows: 2.
 //
 //go:noescape
-func avx512ExactBF16Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows3 is the product of exact for weights in BF16, rows: 3.
 //
 //go:noescape
-func avx512ExactBF16Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows4 is the product of exact for weights in BF16, rows: 4.
 //
 //go:noescape
-func avx512ExactBF16Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows5 is the product of exact for weights in BF16, rows: 5.
 //
 //go:noescape
-func avx512ExactBF16Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows6 is the product of exact for weights in BF16, rows: 6.
 //
 //go:noescape
-func avx512ExactBF16Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows7 is the product of exact for weights in BF16, rows: 7.
 //
 //go:noescape
-func avx512ExactBF16Rows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows8 is the product of exact for weights in BF16, rows: 8.
 //
 //go:noescape
-func avx512ExactBF16Rows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows9 is the product of exact for weights in BF16, rows: 9.
 //
 //go:noescape
-func avx512ExactBF16Rows9(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows9(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows10 is the product of exact for weights in BF16, rows: 10.
 //
 //go:noescape
-func avx512ExactBF16Rows10(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows10(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows11 is the product of exact for weights in BF16, rows: 11.
 //
 //go:noescape
-func avx512ExactBF16Rows11(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows11(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactBF16Rows12 is the product of exact for weights in BF16, rows: 12.
 //
 //go:noescape
-func avx512ExactBF16Rows12(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactBF16Rows12(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows1 is the product of exact for weights in F16, rows: 1.
 //
 //go:noescape
-func avx512ExactF16Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows2 is the product of exact for weights in F16, rows: 2.
 //
 //go:noescape
-func avx512ExactF16Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows3 is the product of exact for weights in F16, rows: 3.
 //
 //go:noescape
-func avx512ExactF16Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows4 is the product of exact for weights in F16, rows: 4.
 //
 //go:noescape
-func avx512ExactF16Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows5 is the product of exact for weights in F16, rows: 5.
 //
 //go:noescape
-func avx512ExactF16Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows6 is the product of exact for weights in F16, rows: 6.
 //
 //go:noescape
-func avx512ExactF16Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows7 is the product of exact for weights in F16, rows: 7.
 //
 //go:noescape
-func avx512ExactF16Rows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows8 is the product of exact for weights in F16, rows: 8.
 //
 //go:noescape
-func avx512ExactF16Rows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows9 is the product of exact for weights in F16, rows: 9.
 //
 //go:noescape
-func avx512ExactF16Rows9(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows9(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows10 is the product of exact for weights in F16, rows: 10.
 //
 //go:noescape
-func avx512ExactF16Rows10(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows10(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows11 is the product of exact for weights in F16, rows: 11.
 //
 //go:noescape
-func avx512ExactF16Rows11(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows11(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF16Rows12 is the product of exact for weights in F16, rows: 12.
 //
 //go:noescape
-func avx512ExactF16Rows12(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF16Rows12(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows1 is the product of exact for weights in F8E4M3, rows: 1.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows2 is the product of exact for weights in F8E4M3, rows: 2.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows3 is the product of exact for weights in F8E4M3, rows: 3.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows4 is the product of exact for weights in F8E4M3, rows: 4.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows5 is the product of exact for weights in F8E4M3, rows: 5.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows6 is the product of exact for weights in F8E4M3, rows: 6.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows7 is the product of exact for weights in F8E4M3, rows: 7.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactF8E4M3Rows8 is the product of exact for weights in F8E4M3, rows: 8.
 //
 //go:noescape
-func avx512ExactF8E4M3Rows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactF8E4M3Rows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows1 is the product of exact for weights in MXFP4, rows: 1.
 //
 //go:noescape
-func avx512ExactMXFP4Rows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows2 is the product of exact for weights in MXFP4, rows: 2.
 //
 //go:noescape
-func avx512ExactMXFP4Rows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows3 is the product of exact for weights in MXFP4, rows: 3.
 //
 //go:noescape
-func avx512ExactMXFP4Rows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows4 is the product of exact for weights in MXFP4, rows: 4.
 //
 //go:noescape
-func avx512ExactMXFP4Rows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows5 is the product of exact for weights in MXFP4, rows: 5.
 //
 //go:noescape
-func avx512ExactMXFP4Rows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows6 is the product of exact for weights in MXFP4, rows: 6.
 //
 //go:noescape
-func avx512ExactMXFP4Rows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows7 is the product of exact for weights in MXFP4, rows: 7.
 //
 //go:noescape
-func avx512ExactMXFP4Rows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512ExactMXFP4Rows8 is the product of exact for weights in MXFP4, rows: 8.
 //
 //go:noescape
-func avx512ExactMXFP4Rows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512ExactMXFP4Rows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows1 is the product of dot by fused multiply-adds, rows: 1.
 //
 //go:noescape
-func avx512DotRows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows2 is the product of dot by fused multiply-adds, rows: 2.
 //
 //go:noescape
-func avx512DotRows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows3 is the product of dot by fused multiply-adds, rows: 3.
 //
 //go:noescape
-func avx512DotRows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows4 is the product of dot by fused multiply-adds, rows: 4.
 //
 //go:noescape
-func avx512DotRows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows5 is the product of dot by fused multiply-adds, rows: 5.
 //
 //go:noescape
-func avx512DotRows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows6 is the product of dot by fused multiply-adds, rows: 6.
 //
 //go:noescape
-func avx512DotRows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows7 is the product of dot by fused multiply-adds, rows: 7.
 //
 //go:noescape
-func avx512DotRows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows8 is the product of dot by fused multiply-adds, rows: 8.
 //
 //go:noescape
-func avx512DotRows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows9 is the product of dot by fused multiply-adds, rows: 9.
 //
 //go:noescape
-func avx512DotRows9(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows9(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows10 is the product of dot by fused multiply-adds, rows: 10.
 //
 //go:noescape
-func avx512DotRows10(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows10(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows11 is the product of dot by fused multiply-adds, rows: 11.
 //
 //go:noescape
-func avx512DotRows11(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows11(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotRows12 is the product of dot by fused multiply-adds, rows: 12.
 //
 //go:noescape
-func avx512DotRows12(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotRows12(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows1 is the product of tile by fused multiply-adds, rows: 1.
 //
 //go:noescape
-func avx512TileRows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows2 is the product of tile by fused multiply-adds, rows: 2.
 //
 //go:noescape
-func avx512TileRows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows3 is the product of tile by fused multiply-adds, rows: 3.
 //
 //go:noescape
-func avx512TileRows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows4 is the product of tile by fused multiply-adds, rows: 4.
 //
 //go:noescape
-func avx512TileRows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows5 is the product of tile by fused multiply-adds, rows: 5.
 //
 //go:noescape
-func avx512TileRows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512TileRows6 is the product of tile by fused multiply-adds, rows: 6.
 //
 //go:noescape
-func avx512TileRows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512TileRows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows1 is the product of dot by VDPBF16PS, rows: 1.
 //
 //go:noescape
-func avx512DotNativeRows1(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows1(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows2 is the product of dot by VDPBF16PS, rows: 2.
 //
 //go:noescape
-func avx512DotNativeRows2(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows2(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows3 is the product of dot by VDPBF16PS, rows: 3.
 //
 //go:noescape
-func avx512DotNativeRows3(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows3(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows4 is the product of dot by VDPBF16PS, rows: 4.
 //
 //go:noescape
-func avx512DotNativeRows4(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows4(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows5 is the product of dot by VDPBF16PS, rows: 5.
 //
 //go:noescape
-func avx512DotNativeRows5(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows5(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows6 is the product of dot by VDPBF16PS, rows: 6.
 //
 //go:noescape
-func avx512DotNativeRows6(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows6(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows7 is the product of dot by VDPBF16PS, rows: 7.
 //
 //go:noescape
-func avx512DotNativeRows7(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows7(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows8 is the product of dot by VDPBF16PS, rows: 8.
 //
 //go:noescape
-func avx512DotNativeRows8(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows8(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows9 is the product of dot by VDPBF16PS, rows: 9.
 //
 //go:noescape
-func avx512DotNativeRows9(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows9(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows10 is the product of dot by VDPBF16PS, rows: 10.
 //
 //go:noescape
-func avx512DotNativeRows10(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows10(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows11 is the product of dot by VDPBF16PS, rows: 11.
 //
 //go:noescape
-func avx512DotNativeRows11(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows11(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512DotNativeRows12 is the product of dot by VDPBF16PS, rows: 12.
 //
 //go:noescape
-func avx512DotNativeRows12(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+func avx512DotNativeRows12(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // avx512GatedSiLU computes SiLU of gate times up.
 //

@@ -4,22 +4,22 @@
 
 #include "textflag.h"
 
-// func avx512ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -74,15 +74,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -91,7 +91,7 @@ block:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -166,15 +166,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -185,7 +185,7 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -280,17 +280,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows4(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -303,7 +303,7 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -419,17 +419,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows5(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows5(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -444,7 +444,7 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -580,17 +580,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF32Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows6(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF32Rows6(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -607,7 +607,7 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -763,19 +763,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows7(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows7(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -794,7 +796,7 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -864,6 +866,14 @@ step:
 	VFMADD231PS.BCST 12(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 12(R13), Z14, Z12
 	VFMADD231PS.BCST 12(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -907,19 +917,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows8(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows8(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -940,7 +952,7 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1018,6 +1030,14 @@ step:
 	VFMADD231PS.BCST 12(R13), Z17, Z13
 	VFMADD231PS.BCST 12(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 12(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -1065,19 +1085,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows9(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows9(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows9(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows9(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1100,7 +1122,7 @@ block:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1186,6 +1208,15 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*1), Z19, Z15
 	VFMADD231PS.BCST 12(R13)(R8*2), Z18, Z16
 	VFMADD231PS.BCST 12(R13)(R8*2), Z19, Z17
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -1237,13 +1268,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows10(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows10(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows10(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows10(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -1251,7 +1282,9 @@ TEXT ·avx512ExactF32Rows10(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1276,7 +1309,7 @@ block:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1370,6 +1403,15 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*2), Z21, Z17
 	VFMADD231PS.BCST 12(R15), Z20, Z18
 	VFMADD231PS.BCST 12(R15), Z21, Z19
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -1426,13 +1468,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows11(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows11(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows11(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows11(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -1440,7 +1482,9 @@ TEXT ·avx512ExactF32Rows11(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1467,7 +1511,7 @@ block:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1569,6 +1613,15 @@ step:
 	VFMADD231PS.BCST 12(R15), Z23, Z19
 	VFMADD231PS.BCST 12(R15)(R8*1), Z22, Z20
 	VFMADD231PS.BCST 12(R15)(R8*1), Z23, Z21
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -1629,13 +1682,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF32Rows12(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF32Rows12(SB), NOSPLIT, $0-56
+// func avx512ExactF32Rows12(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF32Rows12(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -1643,7 +1696,9 @@ TEXT ·avx512ExactF32Rows12(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -1672,7 +1727,7 @@ block:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1782,6 +1837,15 @@ step:
 	VFMADD231PS.BCST 12(R15)(R8*1), Z25, Z21
 	VFMADD231PS.BCST 12(R15)(R8*2), Z24, Z22
 	VFMADD231PS.BCST 12(R15)(R8*2), Z25, Z23
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	PREFETCHT1       128(R9)
+	PREFETCHT1       192(R9)
+	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -1846,23 +1910,23 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z4
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
 block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -1920,16 +1984,16 @@ block_end:
 DATA avx512_ffff0000<>+0(SB)/4, $0xffff0000
 GLOBL avx512_ffff0000<>(SB), RODATA|NOPTR, $4
 
-// func avx512ExactBF16Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows2(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z6
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -1938,7 +2002,7 @@ block:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2013,16 +2077,16 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows3(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z8
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2033,7 +2097,7 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2128,18 +2192,18 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows4(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows4(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z10
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2152,7 +2216,7 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2268,18 +2332,18 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows5(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows5(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z12
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2294,7 +2358,7 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2430,18 +2494,18 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactBF16Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows6(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactBF16Rows6(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z14
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2458,7 +2522,7 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2614,20 +2678,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows7(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows7(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z16
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2646,7 +2712,7 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2716,6 +2782,12 @@ step:
 	VFMADD231PS.BCST 12(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 12(R13), Z14, Z12
 	VFMADD231PS.BCST 12(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -2759,20 +2831,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows8(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows8(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z18
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2793,7 +2867,7 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -2871,6 +2945,12 @@ step:
 	VFMADD231PS.BCST 12(R13), Z17, Z13
 	VFMADD231PS.BCST 12(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 12(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -2918,20 +2998,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows9(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows9(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows9(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows9(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z20
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -2954,7 +3036,7 @@ block:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3040,6 +3122,13 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*1), Z19, Z15
 	VFMADD231PS.BCST 12(R13)(R8*2), Z18, Z16
 	VFMADD231PS.BCST 12(R13)(R8*2), Z19, Z17
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -3091,13 +3180,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows10(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows10(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows10(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows10(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z22
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
@@ -3106,7 +3195,9 @@ TEXT ·avx512ExactBF16Rows10(SB), NOSPLIT, $0-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -3131,7 +3222,7 @@ block:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3225,6 +3316,13 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*2), Z21, Z17
 	VFMADD231PS.BCST 12(R15), Z20, Z18
 	VFMADD231PS.BCST 12(R15), Z21, Z19
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -3281,13 +3379,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows11(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows11(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows11(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows11(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z24
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
@@ -3296,7 +3394,9 @@ TEXT ·avx512ExactBF16Rows11(SB), NOSPLIT, $0-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -3323,7 +3423,7 @@ block:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3425,6 +3525,13 @@ step:
 	VFMADD231PS.BCST 12(R15), Z23, Z19
 	VFMADD231PS.BCST 12(R15)(R8*1), Z22, Z20
 	VFMADD231PS.BCST 12(R15)(R8*1), Z23, Z21
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -3485,13 +3592,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactBF16Rows12(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactBF16Rows12(SB), NOSPLIT, $0-56
+// func avx512ExactBF16Rows12(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactBF16Rows12(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z26
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
@@ -3500,7 +3607,9 @@ TEXT ·avx512ExactBF16Rows12(SB), NOSPLIT, $0-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -3529,7 +3638,7 @@ block:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3639,6 +3748,13 @@ step:
 	VFMADD231PS.BCST 12(R15)(R8*1), Z25, Z21
 	VFMADD231PS.BCST 12(R15)(R8*2), Z24, Z22
 	VFMADD231PS.BCST 12(R15)(R8*2), Z25, Z23
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -3703,22 +3819,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
 block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3773,15 +3889,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows2(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -3790,7 +3906,7 @@ block:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3865,15 +3981,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows3(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -3884,7 +4000,7 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -3979,17 +4095,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows4(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows4(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4002,7 +4118,7 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4118,17 +4234,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows5(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows5(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4143,7 +4259,7 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4279,17 +4395,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF16Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows6(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF16Rows6(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4306,7 +4422,7 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4462,19 +4578,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows7(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows7(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4493,7 +4611,7 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4563,6 +4681,12 @@ step:
 	VFMADD231PS.BCST 12(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 12(R13), Z14, Z12
 	VFMADD231PS.BCST 12(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -4606,19 +4730,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows8(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows8(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4639,7 +4765,7 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4717,6 +4843,12 @@ step:
 	VFMADD231PS.BCST 12(R13), Z17, Z13
 	VFMADD231PS.BCST 12(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 12(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -4764,19 +4896,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows9(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows9(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows9(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows9(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
 	LEAQ  (R12)(R8*2), R13
 	ADDQ  R8, R13
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4799,7 +4933,7 @@ block:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -4885,6 +5019,13 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*1), Z19, Z15
 	VFMADD231PS.BCST 12(R13)(R8*2), Z18, Z16
 	VFMADD231PS.BCST 12(R13)(R8*2), Z19, Z17
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -4936,13 +5077,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows10(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows10(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows10(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows10(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -4950,7 +5091,9 @@ TEXT ·avx512ExactF16Rows10(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -4975,7 +5118,7 @@ block:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5069,6 +5212,13 @@ step:
 	VFMADD231PS.BCST 12(R13)(R8*2), Z21, Z17
 	VFMADD231PS.BCST 12(R15), Z20, Z18
 	VFMADD231PS.BCST 12(R15), Z21, Z19
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -5125,13 +5275,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows11(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows11(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows11(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows11(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -5139,7 +5289,9 @@ TEXT ·avx512ExactF16Rows11(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -5166,7 +5318,7 @@ block:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5268,6 +5420,13 @@ step:
 	VFMADD231PS.BCST 12(R15), Z23, Z19
 	VFMADD231PS.BCST 12(R15)(R8*1), Z22, Z20
 	VFMADD231PS.BCST 12(R15)(R8*1), Z23, Z21
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -5328,13 +5487,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF16Rows12(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F
-TEXT ·avx512ExactF16Rows12(SB), NOSPLIT, $0-56
+// func avx512ExactF16Rows12(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·avx512ExactF16Rows12(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
 	MOVQ  s+24(FP), DX
-	MOVQ  stride+32(FP), R8
+	MOVQ  stride+48(FP), R8
 	MOVQ  x+8(FP), R11
 	LEAQ  (R11)(R8*2), R12
 	ADDQ  R8, R12
@@ -5342,7 +5501,9 @@ TEXT ·avx512ExactF16Rows12(SB), NOSPLIT, $0-56
 	ADDQ  R8, R13
 	LEAQ  (R13)(R8*2), R15
 	ADDQ  R8, R15
-	MOVQ  blocks+40(FP), CX
+	MOVQ  blocks+56(FP), CX
+	MOVQ  aheadX+32(FP), AX
+	MOVQ  aheadW+40(FP), R9
 	TESTQ CX, CX
 	JZ    block_end
 
@@ -5371,7 +5532,7 @@ block:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5481,6 +5642,13 @@ step:
 	VFMADD231PS.BCST 12(R15)(R8*1), Z25, Z21
 	VFMADD231PS.BCST 12(R15)(R8*2), Z24, Z22
 	VFMADD231PS.BCST 12(R15)(R8*2), Z25, Z23
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -5545,23 +5713,23 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF8E4M3Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF8E4M3Rows1(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z4
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
 block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5662,16 +5830,16 @@ block_end:
 DATA avx512_bf80bf80<>+0(SB)/4, $0xbf80bf80
 GLOBL avx512_bf80bf80<>(SB), RODATA|NOPTR, $4
 
-// func avx512ExactF8E4M3Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF8E4M3Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF8E4M3Rows2(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z6
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -5680,7 +5848,7 @@ block:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5798,16 +5966,16 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF8E4M3Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF8E4M3Rows3(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z8
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -5818,7 +5986,7 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -5956,18 +6124,18 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactF8E4M3Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows4(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactF8E4M3Rows4(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z10
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -5980,7 +6148,7 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -6139,18 +6307,20 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows5(SB), NOSPLIT, $0-56
+// func avx512ExactF8E4M3Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·avx512ExactF8E4M3Rows5(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z12
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -6165,7 +6335,7 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -6307,6 +6477,13 @@ step:
 	VFMADD231PS.BCST 28(R12), Z11, Z7
 	VFMADD231PS.BCST 28(R12)(R8*1), Z10, Z8
 	VFMADD231PS.BCST 28(R12)(R8*1), Z11, Z9
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000100, SI
@@ -6344,18 +6521,20 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows6(SB), NOSPLIT, $0-56
+// func avx512ExactF8E4M3Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·avx512ExactF8E4M3Rows6(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z14
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -6372,7 +6551,7 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -6530,6 +6709,13 @@ step:
 	VFMADD231PS.BCST 28(R12)(R8*1), Z13, Z9
 	VFMADD231PS.BCST 28(R12)(R8*2), Z12, Z10
 	VFMADD231PS.BCST 28(R12)(R8*2), Z13, Z11
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000100, SI
@@ -6571,20 +6757,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows7(SB), NOSPLIT, $0-56
+// func avx512ExactF8E4M3Rows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·avx512ExactF8E4M3Rows7(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z16
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -6603,7 +6791,7 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -6693,6 +6881,11 @@ step:
 	VFMADD231PS.BCST 12(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 12(R13), Z14, Z12
 	VFMADD231PS.BCST 12(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -6739,20 +6932,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactF8E4M3Rows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
-TEXT ·avx512ExactF8E4M3Rows8(SB), NOSPLIT, $0-56
+// func avx512ExactF8E4M3Rows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·avx512ExactF8E4M3Rows8(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z18
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -6773,7 +6968,7 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x03, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -6871,6 +7066,11 @@ step:
 	VFMADD231PS.BCST 12(R13), Z17, Z13
 	VFMADD231PS.BCST 12(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 12(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -6921,24 +7121,24 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactMXFP4Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows1(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z4
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z5
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
 block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7037,17 +7237,17 @@ GLOBL avx512_e2m1<>(SB), RODATA|NOPTR, $64
 DATA avx512_00400000<>+0(SB)/4, $0x00400000
 GLOBL avx512_00400000<>(SB), RODATA|NOPTR, $4
 
-// func avx512ExactMXFP4Rows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactMXFP4Rows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows2(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactMXFP4Rows2(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z6
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z7
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7056,7 +7256,7 @@ block:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7154,17 +7354,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactMXFP4Rows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows3(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactMXFP4Rows3(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z9
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7175,7 +7375,7 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7293,19 +7493,19 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512ExactMXFP4Rows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows4(SB), NOSPLIT, $0-56
+TEXT ·avx512ExactMXFP4Rows4(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z10
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z11
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7318,7 +7518,7 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7457,19 +7657,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows5(SB), NOSPLIT, $0-56
+// func avx512ExactMXFP4Rows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·avx512ExactMXFP4Rows5(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z12
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z13
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7484,7 +7686,7 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7602,6 +7804,12 @@ step:
 	VFMADD231PS.BCST 28(R12), Z11, Z7
 	VFMADD231PS.BCST 28(R12)(R8*1), Z10, Z8
 	VFMADD231PS.BCST 28(R12)(R8*1), Z11, Z9
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000080, SI
@@ -7643,19 +7851,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows6(SB), NOSPLIT, $0-56
+// func avx512ExactMXFP4Rows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·avx512ExactMXFP4Rows6(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z14
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z15
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7672,7 +7882,7 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -7806,6 +8016,12 @@ step:
 	VFMADD231PS.BCST 28(R12)(R8*1), Z13, Z9
 	VFMADD231PS.BCST 28(R12)(R8*2), Z12, Z10
 	VFMADD231PS.BCST 28(R12)(R8*2), Z13, Z11
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000080, SI
@@ -7851,13 +8067,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows7(SB), NOSPLIT, $0-56
+// func avx512ExactMXFP4Rows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·avx512ExactMXFP4Rows7(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z16
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z17
 	MOVQ         x+8(FP), R11
@@ -7865,7 +8081,9 @@ TEXT ·avx512ExactMXFP4Rows7(SB), NOSPLIT, $0-56
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7884,7 +8102,7 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -8034,6 +8252,13 @@ step:
 	VFMADD231PS.BCST 28(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 28(R13), Z14, Z12
 	VFMADD231PS.BCST 28(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	PREFETCHT1       192(AX)
+	ADDQ             $0x00000100, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000020, R13
@@ -8084,13 +8309,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512ExactMXFP4Rows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·avx512ExactMXFP4Rows8(SB), NOSPLIT, $0-56
+// func avx512ExactMXFP4Rows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·avx512ExactMXFP4Rows8(SB), NOSPLIT, $0-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VMOVDQU32    avx512_e2m1<>+0(SB), Z18
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z19
 	MOVQ         x+8(FP), R11
@@ -8098,7 +8323,9 @@ TEXT ·avx512ExactMXFP4Rows8(SB), NOSPLIT, $0-56
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -8119,7 +8346,7 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   steps+48(FP), R10
+	MOVQ   steps+64(FP), R10
 	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
@@ -8285,6 +8512,13 @@ step:
 	VFMADD231PS.BCST 28(R13), Z17, Z13
 	VFMADD231PS.BCST 28(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 28(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	PREFETCHT1       192(AX)
+	ADDQ             $0x00000100, AX
+	PREFETCHT1       (R9)
+	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000020, R11
 	ADDQ             $0x00000020, R12
 	ADDQ             $0x00000020, R13
@@ -8339,13 +8573,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows1(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows1(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z4
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8353,14 +8587,14 @@ TEXT ·avx512DotRows1(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	TESTQ        CX, CX
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -8414,13 +8648,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows2(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows2(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z6
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8428,7 +8662,7 @@ TEXT ·avx512DotRows2(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -8437,7 +8671,7 @@ TEXT ·avx512DotRows2(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -8509,13 +8743,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows3(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows3(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z8
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8523,7 +8757,7 @@ TEXT ·avx512DotRows3(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -8534,7 +8768,7 @@ TEXT ·avx512DotRows3(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -8624,13 +8858,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows4(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows4(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z10
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8640,7 +8874,7 @@ TEXT ·avx512DotRows4(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -8653,7 +8887,7 @@ TEXT ·avx512DotRows4(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -8762,13 +8996,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows5(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows5(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z12
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8778,7 +9012,7 @@ TEXT ·avx512DotRows5(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -8793,7 +9027,7 @@ TEXT ·avx512DotRows5(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -8920,13 +9154,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotRows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows6(SB), NOSPLIT, $16-56
+TEXT ·avx512DotRows6(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z14
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -8936,7 +9170,7 @@ TEXT ·avx512DotRows6(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -8953,7 +9187,7 @@ TEXT ·avx512DotRows6(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9098,13 +9332,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows7(SB), NOSPLIT, $16-56
+// func avx512DotRows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows7(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z16
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9116,7 +9350,9 @@ TEXT ·avx512DotRows7(SB), NOSPLIT, $16-56
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9135,7 +9371,7 @@ TEXT ·avx512DotRows7(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9205,6 +9441,12 @@ step:
 	VFMADD231PS.BCST 8(R12)(R8*2), Z15, Z11
 	VFMADD231PS.BCST 8(R13), Z14, Z12
 	VFMADD231PS.BCST 8(R13), Z15, Z13
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -9235,13 +9477,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows8(SB), NOSPLIT, $16-56
+// func avx512DotRows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows8(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z18
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9253,7 +9495,9 @@ TEXT ·avx512DotRows8(SB), NOSPLIT, $16-56
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9274,7 +9518,7 @@ TEXT ·avx512DotRows8(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9352,6 +9596,12 @@ step:
 	VFMADD231PS.BCST 8(R13), Z17, Z13
 	VFMADD231PS.BCST 8(R13)(R8*1), Z16, Z14
 	VFMADD231PS.BCST 8(R13)(R8*1), Z17, Z15
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -9384,13 +9634,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows9(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows9(SB), NOSPLIT, $16-56
+// func avx512DotRows9(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows9(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z20
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9402,7 +9652,9 @@ TEXT ·avx512DotRows9(SB), NOSPLIT, $16-56
 	ADDQ         R8, R12
 	LEAQ         (R12)(R8*2), R13
 	ADDQ         R8, R13
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9425,7 +9677,7 @@ TEXT ·avx512DotRows9(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9511,6 +9763,13 @@ step:
 	VFMADD231PS.BCST 8(R13)(R8*1), Z19, Z15
 	VFMADD231PS.BCST 8(R13)(R8*2), Z18, Z16
 	VFMADD231PS.BCST 8(R13)(R8*2), Z19, Z17
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -9545,13 +9804,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows10(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows10(SB), NOSPLIT, $16-56
+// func avx512DotRows10(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows10(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z22
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9565,7 +9824,9 @@ TEXT ·avx512DotRows10(SB), NOSPLIT, $16-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9590,7 +9851,7 @@ TEXT ·avx512DotRows10(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9684,6 +9945,13 @@ step:
 	VFMADD231PS.BCST 8(R13)(R8*2), Z21, Z17
 	VFMADD231PS.BCST 8(R15), Z20, Z18
 	VFMADD231PS.BCST 8(R15), Z21, Z19
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -9721,13 +9989,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows11(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows11(SB), NOSPLIT, $16-56
+// func avx512DotRows11(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows11(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z24
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9741,7 +10009,9 @@ TEXT ·avx512DotRows11(SB), NOSPLIT, $16-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9768,7 +10038,7 @@ TEXT ·avx512DotRows11(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -9870,6 +10140,13 @@ step:
 	VFMADD231PS.BCST 8(R15), Z23, Z19
 	VFMADD231PS.BCST 8(R15)(R8*1), Z22, Z20
 	VFMADD231PS.BCST 8(R15)(R8*1), Z23, Z21
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -9909,13 +10186,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotRows12(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512DotRows12(SB), NOSPLIT, $16-56
+// func avx512DotRows12(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512DotRows12(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z26
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -9929,7 +10206,9 @@ TEXT ·avx512DotRows12(SB), NOSPLIT, $16-56
 	ADDQ         R8, R13
 	LEAQ         (R13)(R8*2), R15
 	ADDQ         R8, R15
-	MOVQ         blocks+40(FP), CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VMOVUPS      128(DI), Z2
@@ -9958,7 +10237,7 @@ TEXT ·avx512DotRows12(SB), NOSPLIT, $16-56
 	JZ           block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x03, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -10068,6 +10347,13 @@ step:
 	VFMADD231PS.BCST 8(R15)(R8*1), Z25, Z21
 	VFMADD231PS.BCST 8(R15)(R8*2), Z24, Z22
 	VFMADD231PS.BCST 8(R15)(R8*2), Z25, Z23
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	PREFETCHT1       128(AX)
+	ADDQ             $0x000000c0, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000010, R13
@@ -10109,13 +10395,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512TileRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows1(SB), NOSPLIT, $16-56
+TEXT ·avx512TileRows1(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z6
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10123,9 +10409,9 @@ TEXT ·avx512TileRows1(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10191,13 +10477,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512TileRows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows2(SB), NOSPLIT, $16-56
+TEXT ·avx512TileRows2(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z10
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10205,9 +10491,9 @@ TEXT ·avx512TileRows2(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10299,13 +10585,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512TileRows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows3(SB), NOSPLIT, $16-56
+TEXT ·avx512TileRows3(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z14
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10313,9 +10599,9 @@ TEXT ·avx512TileRows3(SB), NOSPLIT, $16-56
 	MOVL         AX, 8(SP)
 	LDMXCSR      8(SP)
 	MOVQ         x+8(FP), R11
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10433,13 +10719,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows4(SB), NOSPLIT, $16-56
+// func avx512TileRows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512TileRows4(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z18
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10449,9 +10735,11 @@ TEXT ·avx512TileRows4(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10517,6 +10805,11 @@ step:
 	VFMADD231PS.BCST 12(R11)(R8*2), Z17, Z11
 	VFMADD231PS.BCST 12(R12), Z16, Z14
 	VFMADD231PS.BCST 12(R12), Z17, Z15
+	PREFETCHT1       (AX)
+	ADDQ             $0x00000040, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000100, SI
@@ -10556,13 +10849,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows5(SB), NOSPLIT, $16-56
+// func avx512TileRows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512TileRows5(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z22
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10572,9 +10865,11 @@ TEXT ·avx512TileRows5(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10652,6 +10947,12 @@ step:
 	VFMADD231PS.BCST 12(R12), Z21, Z15
 	VFMADD231PS.BCST 12(R12)(R8*1), Z20, Z18
 	VFMADD231PS.BCST 12(R12)(R8*1), Z21, Z19
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000100, SI
@@ -10697,13 +10998,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512TileRows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512F, SSE
-TEXT ·avx512TileRows6(SB), NOSPLIT, $16-56
+// func avx512TileRows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·avx512TileRows6(SB), NOSPLIT, $16-72
 	MOVQ         c+0(FP), DI
 	MOVQ         w+16(FP), SI
 	MOVQ         s+24(FP), DX
-	MOVQ         stride+32(FP), R8
+	MOVQ         stride+48(FP), R8
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z26
 	STMXCSR      (SP)
 	MOVL         (SP), AX
@@ -10713,9 +11014,11 @@ TEXT ·avx512TileRows6(SB), NOSPLIT, $16-56
 	MOVQ         x+8(FP), R11
 	LEAQ         (R11)(R8*2), R12
 	ADDQ         R8, R12
-	MOVQ         blocks+40(FP), CX
-	MOVQ         steps+48(FP), AX
-	IMULQ        AX, CX
+	MOVQ         blocks+56(FP), CX
+	MOVQ         aheadX+32(FP), AX
+	MOVQ         aheadW+40(FP), R9
+	MOVQ         steps+64(FP), R10
+	IMULQ        R10, CX
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -10805,6 +11108,12 @@ step:
 	VFMADD231PS.BCST 12(R12)(R8*1), Z25, Z19
 	VFMADD231PS.BCST 12(R12)(R8*2), Z24, Z22
 	VFMADD231PS.BCST 12(R12)(R8*2), Z25, Z23
+	PREFETCHT1       (AX)
+	PREFETCHT1       64(AX)
+	ADDQ             $0x00000080, AX
+	PREFETCHT1       (R9)
+	PREFETCHT1       64(R9)
+	ADDQ             $0x00000080, R9
 	ADDQ             $0x00000010, R11
 	ADDQ             $0x00000010, R12
 	ADDQ             $0x00000100, SI
@@ -10856,22 +11165,22 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows1(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows1(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows1(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	TESTQ   CX, CX
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -10924,15 +11233,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows2(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows2(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows2(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows2(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -10941,7 +11250,7 @@ TEXT ·avx512DotNativeRows2(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11020,15 +11329,15 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows3(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows3(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows3(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows3(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11039,7 +11348,7 @@ TEXT ·avx512DotNativeRows3(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11144,17 +11453,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows4(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows4(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows4(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows4(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11167,7 +11476,7 @@ TEXT ·avx512DotNativeRows4(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11299,17 +11608,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows5(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows5(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows5(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows5(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11324,7 +11633,7 @@ TEXT ·avx512DotNativeRows5(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11482,17 +11791,17 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows6(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
+// func avx512DotNativeRows6(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows6(SB), NOSPLIT, $0-56
+TEXT ·avx512DotNativeRows6(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11509,7 +11818,7 @@ TEXT ·avx512DotNativeRows6(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11693,19 +12002,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows7(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows7(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows7(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows7(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
 	LEAQ    (R12)(R8*2), R13
 	ADDQ    R8, R13
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11724,7 +12035,7 @@ TEXT ·avx512DotNativeRows7(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -11905,13 +12216,21 @@ step:
 	QUAD $0x03256452580e5262
 
 	// VDPBF16PS 12(R13){1to16}, Z15, Z13
-	QUAD $0x03256c5258065262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03256c5258065262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	ADDQ       $0x00000080, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX
@@ -11935,19 +12254,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows8(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows8(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows8(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows8(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
 	LEAQ    (R12)(R8*2), R13
 	ADDQ    R8, R13
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -11968,7 +12289,7 @@ TEXT ·avx512DotNativeRows8(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -12173,13 +12494,21 @@ step:
 	QUAD $0x03057452507e1262
 
 	// VDPBF16PS 12(R13)(R8*1){1to16}, Z17, Z15
-	QUAD $0x03057c5250761262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03057c5250761262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	ADDQ       $0x00000080, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX
@@ -12205,19 +12534,21 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows9(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows9(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows9(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows9(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
 	LEAQ    (R12)(R8*2), R13
 	ADDQ    R8, R13
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -12240,7 +12571,7 @@ TEXT ·avx512DotNativeRows9(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -12469,13 +12800,22 @@ step:
 	QUAD $0x03454452506e8262
 
 	// VDPBF16PS 12(R13)(R8*2){1to16}, Z19, Z17
-	QUAD $0x03454c5250668262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03454c5250668262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	ADDQ       $0x000000c0, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX
@@ -12503,13 +12843,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows10(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows10(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows10(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows10(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
@@ -12517,7 +12857,9 @@ TEXT ·avx512DotNativeRows10(SB), NOSPLIT, $0-56
 	ADDQ    R8, R13
 	LEAQ    (R13)(R8*2), R15
 	ADDQ    R8, R15
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -12542,7 +12884,7 @@ TEXT ·avx512DotNativeRows10(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -12795,14 +13137,23 @@ step:
 	QUAD $0x03275452505ec262
 
 	// VDPBF16PS 12(R15){1to16}, Z21, Z19
-	QUAD $0x03275c525056c262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000010, R15
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03275c525056c262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	ADDQ       $0x000000c0, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000010, R15
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX
@@ -12832,13 +13183,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows11(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows11(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows11(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows11(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
@@ -12846,7 +13197,9 @@ TEXT ·avx512DotNativeRows11(SB), NOSPLIT, $0-56
 	ADDQ    R8, R13
 	LEAQ    (R13)(R8*2), R15
 	ADDQ    R8, R15
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -12873,7 +13226,7 @@ TEXT ·avx512DotNativeRows11(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -13150,14 +13503,23 @@ step:
 	QUAD $0x03076452504e8262
 
 	// VDPBF16PS 12(R15)(R8*1){1to16}, Z23, Z21
-	QUAD $0x03076c5250468262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000010, R15
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03076c5250468262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	ADDQ       $0x000000c0, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000010, R15
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX
@@ -13189,13 +13551,13 @@ block_end:
 	VZEROUPPER
 	RET
 
-// func avx512DotNativeRows12(c *byte, x *byte, w *byte, s *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX512BF16, AVX512F
-TEXT ·avx512DotNativeRows12(SB), NOSPLIT, $0-56
+// func avx512DotNativeRows12(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
+// Requires: AVX, AVX512BF16, AVX512F, MMX+
+TEXT ·avx512DotNativeRows12(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
-	MOVQ    stride+32(FP), R8
+	MOVQ    stride+48(FP), R8
 	MOVQ    x+8(FP), R11
 	LEAQ    (R11)(R8*2), R12
 	ADDQ    R8, R12
@@ -13203,7 +13565,9 @@ TEXT ·avx512DotNativeRows12(SB), NOSPLIT, $0-56
 	ADDQ    R8, R13
 	LEAQ    (R13)(R8*2), R15
 	ADDQ    R8, R15
-	MOVQ    blocks+40(FP), CX
+	MOVQ    blocks+56(FP), CX
+	MOVQ    aheadX+32(FP), AX
+	MOVQ    aheadW+40(FP), R9
 	VMOVUPS (DI), Z0
 	VMOVUPS 64(DI), Z1
 	VMOVUPS 128(DI), Z2
@@ -13232,7 +13596,7 @@ TEXT ·avx512DotNativeRows12(SB), NOSPLIT, $0-56
 	JZ      block_end
 
 block:
-	MOVQ  steps+48(FP), R10
+	MOVQ  steps+64(FP), R10
 	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
@@ -13533,14 +13897,23 @@ step:
 	QUAD $0x03477452503e8262
 
 	// VDPBF16PS 12(R15)(R8*2){1to16}, Z25, Z23
-	QUAD $0x03477c5250368262
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	ADDQ $0x00000010, R15
-	ADDQ $0x00000200, SI
-	DECQ R10
-	JNZ  step
+	QUAD       $0x03477c5250368262
+	PREFETCHT1 (AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	ADDQ       $0x000000c0, AX
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	PREFETCHT1 128(R9)
+	PREFETCHT1 192(R9)
+	ADDQ       $0x00000100, R9
+	ADDQ       $0x00000010, R11
+	ADDQ       $0x00000010, R12
+	ADDQ       $0x00000010, R13
+	ADDQ       $0x00000010, R15
+	ADDQ       $0x00000200, SI
+	DECQ       R10
+	JNZ        step
 
 step_end:
 	DECQ CX

@@ -105,27 +105,32 @@ type call struct {
 	convertAll bool
 }
 
-// rowBuffer holds rows of activations as the products take them. Rows are a number of cache lines apart that is odd: a power of two would put a
-// tile's rows on top of each other in the caches.
+// rowBuffer holds rows of activations as the products take them, in chunks of inputs: all rows' first chunk, then all rows' second, and so on, so
+// that what a product reads lies together. Within a chunk rows are a number of cache lines apart that is odd: a power of two would put a tile's
+// rows on top of each other in the caches.
 type rowBuffer struct {
-	words  []uint64
-	base   unsafe.Pointer
-	stride int // bytes
+	memory   *memory
+	rows     int
+	chunk    int // inputs of a chunk
+	elemSize int
+	stride   int // bytes
 }
 
 const cacheLine = 64
 
-func (b *rowBuffer) prepare(rows, width, elemSize int) {
-	b.stride = (width*elemSize/cacheLine | 1) * cacheLine
-	if need := (rows*b.stride + cacheLine) / 8; cap(b.words) < need {
-		b.words = make([]uint64, need)
+func (b *rowBuffer) prepare(rows int, m *matrix, elemSize int) {
+	b.rows, b.chunk, b.elemSize = rows, min(m.chunk, m.in), elemSize
+	b.stride = (b.chunk*elemSize/cacheLine | 1) * cacheLine
+	chunks := (m.in + b.chunk - 1) / b.chunk
+	if need := rows * chunks * b.stride; b.memory == nil || len(b.memory.bytes) < need {
+		b.memory = newScratch(need)
 	}
-	b.words = b.words[:cap(b.words)]
-	b.base = unsafe.Pointer(&b.words[0])
-	b.base = unsafe.Add(b.base, -uintptr(b.base)%cacheLine)
 }
 
-func (b *rowBuffer) row(r int) unsafe.Pointer { return unsafe.Add(b.base, r*b.stride) }
+// at returns where a row's input k is; the rest of its chunk follows.
+func (b *rowBuffer) at(row, k int) unsafe.Pointer {
+	return unsafe.Pointer(&b.memory.bytes[(k/b.chunk*b.rows+row)*b.stride+k%b.chunk*b.elemSize])
+}
 
 func (c *call) prepare(p *PackedFFN, y, x []float32, rows int, n Numerics) {
 	c.ffn, c.y, c.x, c.rows = p, y[:rows*p.hidden], x[:rows*p.hidden], rows
@@ -137,8 +142,8 @@ func (c *call) prepare(p *PackedFFN, y, x []float32, rows int, n Numerics) {
 	case n != Exact:
 		c.round = c.set.round
 	}
-	c.xs.prepare(rows, p.up.in, c.up.elemSize())
-	c.hs.prepare(rows, p.down.in, c.down.elemSize())
+	c.xs.prepare(rows, p.up, c.up.elemSize())
+	c.hs.prepare(rows, p.down, c.down.elemSize())
 	c.chunks = (rows + chunkRows - 1) / chunkRows
 	c.chunk = (rows + c.chunks - 1) / c.chunks
 	c.schedule.reset([phases]int{(rows + convertRows - 1) / convertRows, p.up.panels * c.chunks, p.down.panels * c.chunks})
@@ -158,7 +163,7 @@ func (c *call) do(phase, task, participant int) {
 	switch phase {
 	case phaseConvert:
 		for r := task * convertRows; r < min(c.rows, (task+1)*convertRows); r++ {
-			c.convert(r)
+			c.convert(r, c.scratch[participant])
 		}
 	case phaseUp:
 		c.upTask(task%c.ffn.up.panels, task/c.ffn.up.panels, c.scratch[participant])
@@ -168,21 +173,26 @@ func (c *call) do(phase, task, participant int) {
 }
 
 // convert writes a row of x, padded with zeros, as the products take it.
-func (c *call) convert(r int) {
-	hidden, padded := c.ffn.hidden, c.ffn.up.in
-	src, dst := c.x[r*hidden:(r+1)*hidden], c.xs.row(r)
-	if c.round == nil {
-		to := unsafe.Slice((*float32)(dst), padded)
-		clear(to[copy(to, src):])
-		return
+func (c *call) convert(r int, scratch []float32) {
+	row := c.x[r*c.ffn.hidden : (r+1)*c.ffn.hidden]
+	for k := 0; k < c.ffn.up.in; k += c.xs.chunk {
+		n := min(c.xs.chunk, c.ffn.up.in-k)
+		src, dst := row[min(k, len(row)):min(k+n, len(row))], c.xs.at(r, k)
+		if c.round == nil {
+			to := unsafe.Slice((*float32)(dst), n)
+			clear(to[copy(to, src):])
+			continue
+		}
+		whole := len(src) / 16
+		if whole > 0 {
+			c.round(dst, unsafe.Pointer(&src[0]), whole)
+		}
+		if n > whole*16 {
+			rest := scratch[:step]
+			clear(rest[copy(rest, src[whole*16:]):])
+			c.round(unsafe.Add(dst, whole*16*c.up.elemSize()), unsafe.Pointer(&rest[0]), n/16-whole)
+		}
 	}
-	whole := hidden / 16
-	if whole > 0 {
-		c.round(dst, unsafe.Pointer(&src[0]), whole)
-	}
-	var rest [step]float32
-	copy(rest[:], src[whole*16:])
-	c.round(unsafe.Add(dst, whole*16*c.up.elemSize()), unsafe.Pointer(&rest[0]), padded/16-whole)
 }
 
 // span returns the rows of a chunk.
@@ -191,34 +201,45 @@ func (c *call) span(chunk int) (first, n int) {
 	return first, min(c.chunk, c.rows-first)
 }
 
-// multiply adds up all of k for some rows and a panel, into totals [n][panel].
-func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p int, totals []float32) {
+// multiply adds up all of k for some rows and a panel, into totals [n][panel]. The panel that this participant may do next is next.
+func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p, next int, totals []float32) {
 	clear(totals[:n*panel])
-	tiles := (n + k.most - 1) / k.most
 	whole := m.in / m.block
-	size := max(chunkInputs/m.block, 1)
+	size := m.chunk / m.block
 	for b := 0; b < whole; b += size {
-		c.multiplyBlocks(m, k, rows, first, n, tiles, p, b, min(size, whole-b), m.block/step, totals)
+		c.multiplyBlocks(m, k, rows, first, n, p, next, b, min(size, whole-b), m.block/step, totals)
 	}
 	if rest := m.in % m.block; rest > 0 {
-		c.multiplyBlocks(m, k, rows, first, n, tiles, p, whole, 1, rest/step, totals)
+		c.multiplyBlocks(m, k, rows, first, n, p, next, whole, 1, rest/step, totals)
 	}
 }
 
 // multiplyBlocks adds up some blocks for all rows, tile after tile, the tiles as even as can be.
-func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, tiles, p, b, blocks, steps int, totals []float32) {
+func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, p, next, b, blocks, steps int, totals []float32) {
+	tiles := (n + k.most - 1) / k.most
 	w, s := m.panelAt(p, b)
-	offset := b * m.block * k.elemSize()
+	// What comes next: the next tile's activations, and the weights of the next blocks, each tile asking for a part of them.
+	bytes := m.dtype.bytes(blocks * steps * step * panel)
+	aheadW := unsafe.Add(w, bytes)
+	if b+blocks >= m.blocks() {
+		aheadW, _ = m.panelAt(next, 0)
+	}
+	x := rows.at(first, b*m.block)
 	for t := range tiles {
 		from, to := n*t/tiles, n*(t+1)/tiles
-		k.rows[to-from-1](unsafe.Pointer(&totals[from*panel]), unsafe.Add(rows.row(first+from), offset), w, s, rows.stride, blocks, steps)
+		here := unsafe.Add(x, from*rows.stride)
+		aheadX := unsafe.Add(x, to*rows.stride)
+		k.rows[to-from-1](unsafe.Pointer(&totals[from*panel]), here, w, s, aheadX, unsafe.Add(aheadW, min(t, 1)*bytes/2), rows.stride, blocks, steps)
 	}
 }
+
+// upcoming returns the panel of the task that is handed out next: likely, but not surely, to who asks.
+func (c *call) upcoming(phase int, m *matrix) int { return int(c.next[phase].Load()) % m.panels }
 
 func (c *call) upTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.up, c.up, &c.xs, first, n, p, totals)
+	c.multiply(f.up, c.up, &c.xs, first, n, p, c.upcoming(phaseUp, f.up), totals)
 	act, width := c.set.plain[f.activation], panel
 	if f.gated {
 		act, width = c.set.gated[f.activation], half
@@ -227,10 +248,9 @@ func (c *call) upTask(p, chunk int, totals []float32) {
 	// The last panel of an odd number of halves is followed by one half of padding.
 	last := p == f.up.panels-1 && column+width < f.down.in
 	if c.round == nil {
-		to := unsafe.Add(c.hs.row(first), column*c.down.elemSize())
-		act(to, unsafe.Pointer(&totals[0]), bias, c.hs.stride, n, f.limit)
+		act(c.hs.at(first, column), unsafe.Pointer(&totals[0]), bias, c.hs.stride, n, f.limit)
 		for r := first; last && r < first+n; r++ {
-			clear(unsafe.Slice((*float32)(c.hs.row(r)), f.down.in)[column+width:])
+			clear(unsafe.Slice((*float32)(c.hs.at(r, column+width)), half))
 		}
 		return
 	}
@@ -242,14 +262,14 @@ func (c *call) upTask(p, chunk int, totals []float32) {
 		width = panel
 	}
 	for r := range n {
-		c.round(unsafe.Add(c.hs.row(first+r), column*c.down.elemSize()), unsafe.Pointer(&totals[r*panel]), width/16)
+		c.round(c.hs.at(first+r, column), unsafe.Pointer(&totals[r*panel]), width/16)
 	}
 }
 
 func (c *call) downTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.down, c.down, &c.hs, first, n, p, totals)
+	c.multiply(f.down, c.down, &c.hs, first, n, p, c.upcoming(phaseDown, f.down), totals)
 	bias, column := unsafe.Pointer(&f.down.bias[p*panel]), p*panel
 	if column+panel <= f.hidden {
 		c.set.finish(unsafe.Pointer(&c.y[first*f.hidden+column]), unsafe.Pointer(&totals[0]), bias, f.hidden*4, n, 0)

@@ -87,7 +87,7 @@ func selfTestDot(product productFunc) bool {
 			x[0] = flushPair(binary.LittleEndian.Uint32(a[pairBytes*n:]))
 			w[0][n] = binary.LittleEndian.Uint32(b[pairBytes*n:])
 			totals[n] = flush(math.Float32frombits(binary.LittleEndian.Uint32(c[4*n:])))
-			product(unsafe.Pointer(&totals), unsafe.Pointer(&x), unsafe.Pointer(&w), nil, int(unsafe.Sizeof(x)), 1, 1)
+			product(unsafe.Pointer(&totals), unsafe.Pointer(&x), unsafe.Pointer(&w), nil, nil, nil, int(unsafe.Sizeof(x)), 1, 1)
 			expected := math.Float32frombits(binary.LittleEndian.Uint32(want[4*n:]))
 			if got := totals[n]; got != expected && (got == got || expected == expected) {
 				return false
@@ -113,9 +113,29 @@ func timeProduct(f []productFunc, elemSize int) time.Duration {
 	for range tries {
 		begun := time.Now()
 		for range 8 {
-			f[len(f)-1](unsafe.Pointer(&c), unsafe.Pointer(&x), unsafe.Pointer(&w), nil, inputs*elemSize, 1, inputs/step)
+			f[len(f)-1](unsafe.Pointer(&c), unsafe.Pointer(&x), unsafe.Pointer(&w), nil, nil, nil, inputs*elemSize, 1, inputs/step)
 		}
 		best = min(best, time.Since(begun))
 	}
 	return best
+}
+
+// limitLoops returns the loops that measure the limits of the path.
+func (k *kernels) limitLoops() limitLoops {
+	const times = 4096
+	l := portableLimits()
+	l.cache = max(cpuid.CPU.Cache.L3, 0)
+	switch k.path {
+	case PathPortable:
+	case PathAVX2:
+		l.read = func(chunk []byte) { avx2Read(unsafe.Pointer(&chunk[0]), len(chunk)/512) }
+		l.fma = func() float64 { avx2FMA(times); return 2 * 8 * 12 * times }
+	default:
+		l.read = func(chunk []byte) { avx512Read(unsafe.Pointer(&chunk[0]), len(chunk)/512) }
+		l.fma = func() float64 { avx512FMA(times); return 2 * 16 * 24 * times }
+	}
+	if k.path == PathBF16 {
+		l.bf16 = func() float64 { avx512BF16(times); return 4 * 16 * 24 * times }
+	}
+	return l
 }

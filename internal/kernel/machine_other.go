@@ -8,3 +8,5 @@ func Paths() []Path { return []Path{PathPortable} }
 func bestPath([]Path) Path { return PathPortable }
 
 func vectorKernels(Path) *kernels { return portableKernels() }
+
+func (k *kernels) limitLoops() limitLoops { return portableLimits() }

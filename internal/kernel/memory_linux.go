@@ -24,3 +24,12 @@ func newMemory(n int) (*memory, error) {
 	runtime.AddCleanup(m, func(b []byte) { _ = unix.Munmap(b) }, b)
 	return m, nil
 }
+
+// newScratch returns n bytes for what is computed meanwhile.
+func newScratch(n int) *memory {
+	m, err := newMemory(roundUp(n, 1<<16))
+	if err != nil {
+		panic(fmt.Sprintf("kernel: %v", err)) // as when Go's own memory is exhausted
+	}
+	return m
+}

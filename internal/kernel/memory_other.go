@@ -2,6 +2,8 @@
 
 package kernel
 
+import "fmt"
+
 // memory is a large block of zeroed bytes, aligned to 64.
 type memory struct{ bytes []byte }
 
@@ -9,4 +11,13 @@ type memory struct{ bytes []byte }
 func newMemory(n int) (*memory, error) {
 	// Go's large objects start at a multiple of its page size.
 	return &memory{bytes: make([]byte, max(n, 1<<16))[:n]}, nil
+}
+
+// newScratch returns n bytes for what is computed meanwhile.
+func newScratch(n int) *memory {
+	m, err := newMemory(roundUp(n, 1<<16))
+	if err != nil {
+		panic(fmt.Sprintf("kernel: %v", err)) // as when Go's own memory is exhausted
+	}
+	return m
 }

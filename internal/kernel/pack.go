@@ -16,6 +16,7 @@ type matrix struct {
 	panels int
 	in     int // inputs, padded
 	block  int // inputs to a block
+	chunk  int // inputs that a task takes at once: some whole blocks
 	data   *memory
 	stride int       // bytes of a panel
 	scales []float32 // F8E4M3: [panels][blocks][panel]
@@ -57,6 +58,7 @@ func packMatrix(sources []source) (*matrix, error) {
 	case MXFP4:
 		m.block = mxBlock
 	}
+	m.chunk = max(chunkInputs/m.block, 1) * m.block
 	m.stride = m.dtype.bytes(m.in * panel)
 	var err error
 	if m.data, err = newMemory(m.panels * m.stride); err != nil {

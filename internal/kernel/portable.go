@@ -26,11 +26,13 @@ const maxRows = 12
 //	x      activations, rows that lie stride bytes apart: float32, or bf16 where the path says so
 //	w      packed weights of the panel, from the first k of the part on
 //	s      F8E4M3: scales, float32 [blocks][panel]; MXFP4: exponents, byte [blocks][panel]
+//	aheadX activations that will be needed next, and
+//	aheadW weights: a product may ask for them ahead of time; they may lie anywhere
 //	blocks how many blocks of k
 //	steps  how many times 32 k make a block
 //
 // The pointers are unsafe since half of these functions are assembly code.
-type productFunc func(c, x, w, s unsafe.Pointer, stride, blocks, steps int)
+type productFunc func(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int)
 
 // rowsFunc finishes rows of totals c, float32 [rows][panel]: it adds bias, float32 [panel], applies an activation, and writes to y, whose rows lie
 // stride bytes apart. Gated activations write half a panel, others a whole one. y may be c.
@@ -98,7 +100,7 @@ func blockScale(d DType, s unsafe.Pointer, b, o int) float32 {
 
 // portableExact returns the product of `exact` for weights of one format.
 func portableExact(d DType, rows int) productFunc {
-	return func(c, x, w, s unsafe.Pointer, stride, blocks, steps int) {
+	return func(c, x, w, s, _, _ unsafe.Pointer, stride, blocks, steps int) {
 		var sums [maxRows][panel]float32
 		var weights [panel]float32
 		for b := range blocks {
@@ -124,7 +126,7 @@ func portableExact(d DType, rows int) productFunc {
 
 // portableDot returns the product of `dot`; x is float32 of bf16's accuracy.
 func portableDot(rows int) productFunc {
-	return func(c, x, w, _ unsafe.Pointer, stride, blocks, steps int) {
+	return func(c, x, w, _, _, _ unsafe.Pointer, stride, blocks, steps int) {
 		var even, odd [panel]float32
 		for k := 0; k < blocks*steps*step; k += 2 {
 			flushedRow(w, k, &even)
@@ -143,7 +145,7 @@ func portableDot(rows int) productFunc {
 
 // portableTile returns the product of `tile`; x is float32 of bf16's accuracy.
 func portableTile(rows int) productFunc {
-	return func(c, x, w, _ unsafe.Pointer, stride, blocks, steps int) {
+	return func(c, x, w, _, _, _ unsafe.Pointer, stride, blocks, steps int) {
 		var sums [2][maxRows][panel]float32
 		var weights [panel]float32
 		for b := range blocks * steps {

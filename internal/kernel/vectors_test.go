@@ -98,7 +98,7 @@ func TestProducts_AgreeWithTheInstructionsOfIntel(t *testing.T) {
 					c := flushed(append([]float32{}, v.c[i*16:(i+1)*16]...))
 					c = append(c, make([]float32, 16)...)
 					x := activationsOf(pair, p.pairs)
-					p.rows[0](unsafe.Pointer(&c[0]), unsafe.Pointer(&x[0]), unsafe.Pointer(&w[0]), nil, len(x), 1, 1)
+					p.rows[0](unsafe.Pointer(&c[0]), unsafe.Pointer(&x[0]), unsafe.Pointer(&w[0]), nil, nil, nil, len(x), 1, 1)
 					want := v.want[i*16+n]
 					if want == 0 {
 						want, c[n] = 0, c[n]+0
@@ -121,7 +121,7 @@ func TestProducts_AgreeWithTheInstructionsOfIntel(t *testing.T) {
 						copy(c[j*panel:], flushed(v.c[(i*16+r+j)*16:(i*16+r+j+1)*16]))
 					}
 					x := activationsOf(v.a[(i*16+r)*32:(i*16+r+rows)*32], p.pairs)
-					p.rows[rows-1](unsafe.Pointer(&c[0]), unsafe.Pointer(&x[0]), unsafe.Pointer(&w[0]), nil, len(x)/rows, 1, 1)
+					p.rows[rows-1](unsafe.Pointer(&c[0]), unsafe.Pointer(&x[0]), unsafe.Pointer(&w[0]), nil, nil, nil, len(x)/rows, 1, 1)
 					for j := range rows {
 						requireSameBits(t, v.want[(i*16+r+j)*16:(i*16+r+j+1)*16], c[j*panel:j*panel+16], "case %d, row %d", i, r+j)
 					}

@@ -12,22 +12,25 @@ import (
 
 // The registers of every product; x has one for each three rows, which lie 0, 1 and 2 strides behind it.
 var (
-	regC, regW, regS    = reg.RDI, reg.RSI, reg.RDX
-	regStride           = reg.R8
-	regBlocks, regSteps = reg.RCX, reg.R9
-	regCount, regHalf   = reg.R10, reg.RBX
-	regX                = []reg.GPPhysical{reg.R11, reg.R12, reg.R13, reg.R15}
+	regC, regW, regS     = reg.RDI, reg.RSI, reg.RDX
+	regStride            = reg.R8
+	regBlocks            = reg.RCX
+	regCount, regHalf    = reg.R10, reg.RBX
+	regAheadX, regAheadW = reg.RAX, reg.R9
+	regX                 = []reg.GPPhysical{reg.R11, reg.R12, reg.R13, reg.R15}
 )
 
 const (
-	productParams    = "c, x, w, s unsafe.Pointer, stride, blocks, steps int"
-	productAvoParams = "c, x, w, s *byte, stride, blocks, steps int"
+	productParams    = "c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks, steps int"
+	productAvoParams = "c, x, w, s, aheadX, aheadW *byte, stride, blocks, steps int"
 )
 
 // product writes a product of some rows. Its accumulators are registers 0 and up: two for each row, or four.
 type product struct {
 	*target
 	rows int
+	// ahead tells that there may be further rows: the product fetches for those that come after it.
+	ahead bool
 }
 
 // inputs of x at k, for row r; an element has the given size.
@@ -56,6 +59,10 @@ func (p *product) startHalf() {
 		p.ADDQ(regStride, regX[j])
 	}
 	p.load("blocks", regBlocks)
+	if p.ahead {
+		p.load("aheadX", regAheadX)
+		p.load("aheadW", regAheadW)
+	}
 }
 
 // forHalves runs body once, or twice where a vector holds eight columns: the second time for the panel's columns from 16 on.
@@ -77,8 +84,28 @@ func (p *product) forHalves(wBytes, sBytes int, body func()) {
 	})
 }
 
+// fetch asks for what comes later, to be in the second cache by then: as many bytes of activations as the loop's body reads, and half as many of
+// weights, since at least two products follow each other on the same ones.
+func (p *product) fetch(inputs, size, wBytes int) {
+	if !p.ahead {
+		return
+	}
+	const line = 64
+	for _, of := range []struct {
+		at    reg.GPPhysical
+		bytes int
+	}{{regAheadX, p.rows * inputs * size}, {regAheadW, wBytes / p.halves() / 2}} {
+		lines := (of.bytes + line - 1) / line
+		for i := range lines {
+			p.PREFETCHT1(mem(of.at, i*line))
+		}
+		p.ADDQ(operand.U32(lines*line), of.at)
+	}
+}
+
 // advance moves on by some inputs.
 func (p *product) advance(inputs, size, wBytes int) {
+	p.fetch(inputs, size, wBytes)
 	for j := 0; j*3 < p.rows; j++ {
 		p.ADDQ(operand.U32(inputs*size), regX[j])
 	}
@@ -125,8 +152,8 @@ func (p *product) setCount(unroll int) {
 }
 
 // exact writes the product of `exact`.
-func (t *target) exact(f format, rows, unroll int) string {
-	p := &product{target: t, rows: rows}
+func (t *target) exact(f format, rows, unroll int, ahead bool) string {
+	p := &product{target: t, rows: rows, ahead: ahead}
 	name := fmt.Sprintf("%sExact%sRows%d", t.name, f.name, rows)
 	p.start(name, fmt.Sprintf("is the product of exact for weights in %s, rows: %d.", f.name, rows))
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
@@ -220,8 +247,8 @@ func (p *product) weightsBF16(first int) (a, b, spare reg.VecPhysical, temps []r
 }
 
 // dot writes the product of `dot` with fused multiply-adds.
-func (t *target) dot(rows, unroll int) string {
-	p := &product{target: t, rows: rows}
+func (t *target) dot(rows, unroll int, ahead bool) string {
+	p := &product{target: t, rows: rows, ahead: ahead}
 	name := fmt.Sprintf("%sDotRows%d", t.name, rows)
 	p.start(name, "is the product of dot by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
@@ -266,8 +293,8 @@ func (p *product) chain(rows, unroll, size int, sum func(r, i int) reg.VecPhysic
 }
 
 // dotNative writes the product of `dot` with VDPBF16PS; activations are bf16.
-func (t *target) dotNative(rows, unroll int) string {
-	p := &product{target: t, rows: rows}
+func (t *target) dotNative(rows, unroll int, ahead bool) string {
+	p := &product{target: t, rows: rows, ahead: ahead}
 	name := fmt.Sprintf("%sDotNativeRows%d", t.name, rows)
 	p.start(name, "is the product of dot by VDPBF16PS, rows: "+strconv.Itoa(rows)+".")
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
@@ -287,8 +314,8 @@ func (t *target) dotNative(rows, unroll int) string {
 }
 
 // tile writes the product of `tile` with fused multiply-adds.
-func (t *target) tile(rows, unroll int) string {
-	p := &product{target: t, rows: rows}
+func (t *target) tile(rows, unroll int, ahead bool) string {
+	p := &product{target: t, rows: rows, ahead: ahead}
 	name := fmt.Sprintf("%sTileRows%d", t.name, rows)
 	p.start(name, "is the product of tile by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
 	even := func(r, i int) reg.VecPhysical { return p.v(4*r + i) }
@@ -298,8 +325,8 @@ func (t *target) tile(rows, unroll int) string {
 	t.flushing(func() {
 		p.forHalves(f.halfBytes, 0, func() {
 			// A block of the call is a number of steps; here every step is one of tile's blocks.
-			p.load("steps", reg.RAX)
-			p.IMULQ(reg.RAX, regBlocks)
+			p.load("steps", regCount)
+			p.IMULQ(regCount, regBlocks)
 			p.loop("block", regBlocks, func() {
 				for r := range rows {
 					for i := range 2 {
@@ -341,10 +368,10 @@ func (t *target) allProducts() {
 		}
 		return 8
 	}
-	add := func(name, doc string, most int, f func(rows int) string) {
+	add := func(name, doc string, most int, f func(rows int, ahead bool) string) {
 		tab := table{name: t.name + name, typ: "productFunc", doc: doc}
 		for rows := 1; rows <= most; rows++ {
-			tab.functions = append(tab.functions, f(rows))
+			tab.functions = append(tab.functions, f(rows, rows > most/2))
 		}
 		t.tables = append(t.tables, tab)
 	}
@@ -353,14 +380,14 @@ func (t *target) allProducts() {
 		if f.scale != scaleNone { // decoding takes registers
 			most = map[bool]int{true: 8, false: 4}[t.wide()]
 		}
-		add("Exact"+f.name, "the products of exact for weights in "+f.name+", by rows", most, func(rows int) string {
-			return t.exact(f, rows, max(unroll(rows), f.group))
+		add("Exact"+f.name, "the products of exact for weights in "+f.name+", by rows", most, func(rows int, ahead bool) string {
+			return t.exact(f, rows, max(unroll(rows), f.group), ahead)
 		})
 	}
 	most := map[bool]int{true: 12, false: 6}[t.wide()]
-	add("Dot", "the products of dot by fused multiply-adds, by rows", most, func(rows int) string { return t.dot(rows, unroll(rows)) })
-	add("Tile", "the products of tile by fused multiply-adds, by rows", most/2, func(rows int) string { return t.tile(rows, unroll(2*rows)) })
+	add("Dot", "the products of dot by fused multiply-adds, by rows", most, func(rows int, ahead bool) string { return t.dot(rows, unroll(rows), ahead) })
+	add("Tile", "the products of tile by fused multiply-adds, by rows", most/2, func(rows int, ahead bool) string { return t.tile(rows, unroll(2*rows), ahead) })
 	if t.wide() {
-		add("DotNative", "the products of dot by VDPBF16PS, by rows", most, func(rows int) string { return t.dotNative(rows, 8) })
+		add("DotNative", "the products of dot by VDPBF16PS, by rows", most, func(rows int, ahead bool) string { return t.dotNative(rows, 8, ahead) })
 	}
 }
