@@ -61,9 +61,9 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	data, ok := output.Data().([]float32)
-	if !ok || output.RequiresIterator() {
-		return fmt.Errorf("the output is %v %v: expected float32, row-major", output.Dtype(), output.Shape())
+	data, err := floats(output)
+	if err != nil {
+		return err
 	}
 	if wantsNpy(r.Header.Get("Accept"), kind) {
 		return writeNpy(w, result, output.Shape(), data)

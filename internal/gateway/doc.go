@@ -13,6 +13,11 @@
 //	body.go       requests' bodies within limits
 //	json.go       JSON's numbers to floats and back
 //	grpc.go       the gRPC server, health, reflection
+//	oip_model.go  the Open Inference Protocol: models, and how a single expert is one
+//	oip_http.go   its HTTP face: paths, bodies with binary tensors
+//	oip_json.go   its JSON
+//	oip_grpc.go   its gRPC face
+//	oip_tensor.go, oip_params.go  tensors and parameters of both
 //	page.go       the status page, from page/
 //	errors.go     failures to HTTP's and gRPC's statuses
 //	metrics.go    what is counted

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -15,6 +16,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	inferencepb "github.com/kwaai/kwaaid/proto/inference"
 )
 
 const (
@@ -56,6 +60,7 @@ func (g *Gateway) newGRPCServer() *grpc.Server {
 		_, ok := s.GetServiceInfo()[name]
 		return name == "" || ok
 	}})
+	inferencepb.RegisterGRPCInferenceServiceServer(s, &inferenceServer{g: g})
 	reflection.Register(s)
 	return s
 }
@@ -100,7 +105,13 @@ func grpcError(err error) error {
 		return err
 	}
 	doc := document(err)
-	return grpcstatus.Error(statusOf(doc.Body.Code).grpc, doc.Body.Message)
+	s := grpcstatus.New(statusOf(doc.Body.Code).grpc, doc.Body.Message)
+	if doc.RetryAfter > 0 {
+		if with, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(doc.RetryAfter)}); err == nil {
+			s = with
+		}
+	}
+	return s.Err()
 }
 
 // health answers grpc.health.v1: serving means ready, for the server as a whole (the empty name) and for each of its services.

@@ -95,7 +95,7 @@ func (g *Gateway) handler() http.Handler {
 func (g *Gateway) finish(out *response, r *http.Request, route string, start time.Time, err error) {
 	begun := out.status != 0
 	if err != nil && !begun {
-		g.writeError(out, err)
+		g.writeError(out, r, err)
 	}
 	took := time.Since(start)
 	status := out.status
@@ -163,8 +163,8 @@ func (w *response) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// writeError sends the document of a failure.
-func (g *Gateway) writeError(w http.ResponseWriter, err error) {
+// writeError sends the document of a failure, that of the protocol which was spoken.
+func (g *Gateway) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	doc := document(err)
 	status := statusOf(doc.Body.Code).http
 	if status == http.StatusTooManyRequests {
@@ -173,7 +173,11 @@ func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	if status == http.StatusInternalServerError {
 		g.log.Warn().Err(err).Msg("request failed inside the node")
 	}
-	_ = writeJSON(w, status, doc) // the client is gone: nobody is left to be told
+	var body any = doc
+	if isV2(r.URL.Path) {
+		body = v2Error{Error: doc.Body.Message, Code: doc.Body.Code}
+	}
+	_ = writeJSON(w, status, body) // it fails when the client is gone: nobody is left to be told
 }
 
 // writeJSON sends one document.

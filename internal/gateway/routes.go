@@ -12,7 +12,7 @@ import (
 // routeOther is the metrics' name for requests that no route takes.
 const routeOther = "other"
 
-// route is what is done with the paths that begin or are the same as its own.
+// route is what is done with the paths that begin or are the same as its own. Routes may share a path if they share no method.
 type route struct {
 	name    string // in metrics and logs
 	path    string // ends in a slash: every longer path too, its rest is handed to the methods
@@ -52,6 +52,11 @@ func (g *Gateway) routes() routeTable {
 		{name: "resolve", path: "/api/v1/resolve/", methods: get(g.resolve)},
 		{name: "call", path: "/api/v1/call/", methods: post(g.call)},
 		{name: "bench", path: "/api/v1/bench", methods: post(g.bench)},
+		{name: "v2", path: "/v2", methods: get(g.v2Server)},
+		{name: "v2_live", path: "/v2/health/live", open: true, methods: get(g.v2Live)},
+		{name: "v2_ready", path: "/v2/health/ready", open: true, methods: get(g.v2Ready)},
+		{name: "v2_model", path: v2Models, methods: get(g.v2Model)},
+		{name: "v2_infer", path: v2Models, methods: post(g.v2Infer)},
 	}
 	for _, asset := range pageAssets() {
 		table = append(table, route{name: "page", path: asset.path, open: true, methods: get(asset.serve)})
@@ -66,23 +71,24 @@ func (g *Gateway) routes() routeTable {
 
 // find returns the route of a request and the rest of its path.
 func (t routeTable) find(w http.ResponseWriter, r *http.Request) (match, string, error) {
+	var allowed []string // methods of the routes with this path
 	for _, route := range t {
 		rest, ok := strings.CutPrefix(r.URL.Path, route.path)
 		tree := strings.HasSuffix(route.path, "/") && route.path != "/"
 		if !ok || (rest != "" && !tree) {
 			continue
 		}
-		h := route.methods[r.Method]
-		if h == nil {
-			allowed := make([]string, 0, len(route.methods))
-			for method := range route.methods {
-				allowed = append(allowed, method)
-			}
-			slices.Sort(allowed)
-			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			return match{}, "", api.NewError(codeMethodNotAllowed, r.Method+" is not for "+route.path+": "+w.Header().Get("Allow")+" are", nil)
+		if h := route.methods[r.Method]; h != nil {
+			return match{name: route.name, open: route.open, handle: h}, rest, nil
 		}
-		return match{name: route.name, open: route.open, handle: h}, rest, nil
+		for method := range route.methods {
+			allowed = append(allowed, method)
+		}
 	}
-	return match{}, "", refuse(wire.NotFound, "nothing is at "+quoted(r.URL.Path))
+	if len(allowed) == 0 {
+		return match{}, "", refuse(wire.NotFound, "nothing is at "+quoted(r.URL.Path))
+	}
+	slices.Sort(allowed)
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return match{}, "", api.NewError(codeMethodNotAllowed, r.Method+" is not for "+quoted(r.URL.Path)+": "+w.Header().Get("Allow")+" are", nil)
 }
