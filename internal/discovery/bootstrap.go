@@ -10,6 +10,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 )
 
 const (
@@ -72,8 +73,11 @@ func (s *Service) keepBootstrap(ctx context.Context, b *bootstrapPeer) {
 	}
 }
 
-// connect dials a peer and waits until it has identified itself.
+// connect dials a peer and waits until it has identified itself. Pauses after failures are ours: libp2p's, of 5 s to 5 min, are cut.
 func (s *Service) connect(ctx context.Context, info peer.AddrInfo) error {
+	if sw, ok := s.host.Network().(*swarm.Swarm); ok {
+		sw.Backoff().Clear(info.ID)
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	return s.host.Connect(ctx, info)

@@ -6,6 +6,7 @@
 //	listen.go    listening, and errors that name the address
 //	addrs.go     which addresses are announced; whether others can dial this node
 //	dial.go      the order of dials: TCP first
+//	transports.go TCP and QUIC: a dead peer is known by its refusal of TCP
 //	limits.go    connection manager and resource manager, every field set
 //	identity.go  the node's key: made, read, imported
 //	datadir.go   the data directory and its lock (lock_*.go)

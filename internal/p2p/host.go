@@ -16,11 +16,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,7 @@ type Host struct {
 	nat      NAT
 	listen   []ma.Multiaddr // as configured
 	announce []ma.Multiaddr
+	ours     []protocol.ID // see WithProtocols
 	loopback bool          // every listen address is loopback
 	made     chan struct{} // closed once Host is set
 
@@ -129,6 +131,9 @@ func New(key crypto.PrivKey, cfg Config, opts ...Option) (*Host, error) {
 		log: o.log, metrics: o.metrics, events: o.events,
 		nat: cfg.NAT, listen: listenAddrs, announce: announce, loopback: allLoopback(listenAddrs), made: make(chan struct{}),
 	}
+	for _, p := range o.protocols {
+		h.ours = append(h.ours, p.ID)
+	}
 	if h.loopback {
 		h.nat = NAT{}
 	}
@@ -158,20 +163,21 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), manager.Close())
 	}
-	tcpOptions := []any{tcp.WithConnectionTimeout(dialTimeout)}
+	tcpOptions := []tcp.Option{tcp.WithConnectionTimeout(dialTimeout)}
 	if !h.nat.HolePunching {
 		// SO_REUSEPORT is for hole punching alone. Without it a taken port is an error, and dials do not collide with connections
 		// that a killed peer left behind.
 		tcpOptions = append(tcpOptions, tcp.DisableReuseport())
 	}
+	refused := newRefusals()
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.UserAgent(o.userAgent),
 		libp2p.Peerstore(store),
 		libp2p.ConnectionManager(manager),
 		libp2p.ResourceManager(resources),
-		libp2p.Transport(tcp.NewTCPTransport, tcpOptions...),
-		libp2p.Transport(libp2pquic.NewTransport),
+		libp2p.Transport(newTCP(refused, tcpOptions...)),
+		libp2p.Transport(newQUIC(refused)),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.AddrsFactory(announced(h.listen, h.announce)),
 		libp2p.DialRanker(rankDials),
@@ -223,6 +229,23 @@ func (h *Host) relayCandidates(ctx context.Context, n int) <-chan peer.AddrInfo 
 		out <- h.Peerstore().PeerInfo(p)
 	}
 	return out
+}
+
+// NewStream opens a stream as libp2p does, but for a protocol of ours it dials even a peer whom libp2p would leave alone for 5 s to
+// 5 min because the last dial failed: our callers have a breaker that knows when to try again, and a host that comes back has to be
+// used within seconds.
+func (h *Host) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	if slices.ContainsFunc(ids, func(id protocol.ID) bool { return slices.Contains(h.ours, id) }) && h.Network().Connectedness(p) != network.Connected {
+		h.ForgetFailures(p)
+	}
+	return h.Host.NewStream(ctx, p, ids...)
+}
+
+// ForgetFailures makes the next dial to p a real one, however often it failed before.
+func (h *Host) ForgetFailures(p peer.ID) {
+	if s, ok := h.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(p)
+	}
 }
 
 // Run follows who connects and disconnects, and measures the round trip to newcomers, until ctx ends. It returns ctx's cause.

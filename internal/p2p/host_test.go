@@ -185,6 +185,39 @@ func TestReachability(t *testing.T) {
 
 const testProtocol protocol.ID = "/kwaai/test/1.0.0"
 
+// A host that was killed and comes back under its key and port is used again with the next call.
+func TestNewStream_DialsAPeerThatCameBack(t *testing.T) {
+	key, err := NewIdentity()
+	require.NoError(t, err)
+	protocols := WithProtocols(Protocol{ID: testProtocol, Service: "test"})
+	client := newHost(t, loopback(), protocols)
+	begin := func(cfg Config) *Host {
+		h, err := New(key, cfg, protocols)
+		require.NoError(t, err)
+		h.SetStreamHandler(testProtocol, func(st network.Stream) { _ = st.Close() })
+		return h
+	}
+	server := begin(loopback())
+	cfg := loopback()
+	cfg.Listen = nil
+	for _, a := range server.ListenAddrs() {
+		cfg.Listen = append(cfg.Listen, a.String())
+	}
+	connect(t, client, server)
+	require.NoError(t, server.Close())
+	eventually(t, func() bool { return client.Network().Connectedness(server.ID()) != network.Connected })
+	for range 3 {
+		began := time.Now()
+		_, err = client.NewStream(t.Context(), server.ID(), testProtocol)
+		require.Error(t, err)
+		require.Less(t, time.Since(began), dialTimeout/2, "a dead peer is silent over QUIC, but TCP says that it is dead")
+	}
+	server = begin(cfg)
+	defer server.Close()
+	_, err = client.NewStream(t.Context(), server.ID(), testProtocol)
+	require.NoError(t, err)
+}
+
 // Every field of a limit that is left out blocks all. So: streams both ways, and memory, at every scope that they pass.
 func TestLimits_OurProtocolIsNotBlocked(t *testing.T) {
 	const message = 8 << 20
@@ -291,4 +324,3 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
