@@ -58,6 +58,7 @@ type task struct {
 
 	hands    int
 	decided  bool
+	full     bool // a host was full
 	attempts []expert.Attempt
 
 	refused  error     // the INVALID_ARGUMENT of a peer; nil: none said so
@@ -87,6 +88,8 @@ type exchange struct {
 	ctx   context.Context
 	stop  context.CancelFunc
 	began time.Time
+	hedge bool // the second one for what another was asked already
+	watch watch
 
 	oneItem [1]item
 	onePair [1]expert.Pair
@@ -272,6 +275,9 @@ func (c *call) launch(ex *exchange, now time.Time) {
 	ex.ctx, ex.stop = context.WithDeadline(c.ctx, c.deadline)
 	ex.began = now
 	c.live = append(c.live, ex)
+	if ex.peer != "" {
+		c.watchOver(ex, now)
+	}
 }
 
 // run makes the exchange, and returns the tasks that need another attempt; the goroutine holds a hand on each.

@@ -54,6 +54,9 @@ type Dispatcher struct {
 	dice    registry.Dice
 
 	lookups lookups
+	budget  budget
+	pings   pings
+	checks  checks
 
 	// Invariant: behind is counted up only while ctx has not ended, under closing.
 	closing sync.Mutex

@@ -6,9 +6,14 @@
 //	config.go    its tunables
 //	request.go   Request, Answer, and what is checked before anything is sent
 //	call.go      one call: plan, run, settle, until every pair is decided
+//	settle.go    what the end of an exchange means for its pairs
 //	seek.go      what is done for a pair that nobody can be asked for: look-up, fallback, another walk, a reason
 //	outcome.go   what an error means for the call, and what it teaches the registry
 //	lookup.go    walks of the DHT, one at a time for each expert
+//	watch.go     what is done while an exchange is silent: hedge, ping, retry
+//	budget.go    how many hedges there may be
+//	liveness.go  pings
+//	check.go     answers that are compared with those of another host
 //	finite.go    NaN and Inf
 //	metrics.go   what is counted
 //

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"gorgonia.org/tensor"
-
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/registry"
 	"github.com/kwaai/kwaaid/internal/wire"
@@ -14,35 +12,27 @@ import (
 // errNotFinite: the answer holds NaN or Inf, though the input held none.
 var errNotFinite = fmt.Errorf("%w: NaN or Inf in the answer, none in the input", expert.ErrBadReply)
 
-// judge checks a result against what was asked for, and returns the error that it amounts to; nil for a good answer.
-func (c *call) judge(r *expert.Result, pair *expert.Pair) error {
+// judge checks a result against what was asked for, rows [rows, hidden] of a pair, and returns the error that it amounts to; nil for a
+// good answer.
+func judge(r *expert.Result, pair *expert.Pair, rows, hidden int, checkNaN bool) error {
 	if r.Err != nil {
 		return r.Err
 	}
-	rows := pair.RowCount(c.rows)
-	if err := c.checkShape(r.Output, rows); err != nil {
-		return err
-	}
+	values, err := expert.Rows(r.Output, hidden)
 	switch {
+	case err != nil:
+		return fmt.Errorf("%w: wrong output: %v", expert.ErrBadReply, err) //nolint:errorlint // it is not the caller's argument that is invalid
+	case len(values) != rows*hidden:
+		return fmt.Errorf("%w: expected %d rows, found %d", expert.ErrBadReply, rows, len(values)/hidden)
 	case !pair.Digest.IsZero() && r.Digest != pair.Digest:
 		return fmt.Errorf("%w: asked for digest %v, answered by %v", expert.ErrBadReply, pair.Digest, r.Digest)
 	case !sameNumerics(pair.Numerics, r.Numerics):
 		return fmt.Errorf("%w: asked for numerics %s, answered in %s", expert.ErrBadReply, pair.Numerics, r.Numerics)
-	case c.d.cfg.CheckNaN && !finite(r.Output.Float32s()):
+	case checkNaN && !finite(values):
 		return errNotFinite
 	default:
 		return nil
 	}
-}
-
-func (c *call) checkShape(y *tensor.Dense, rows int) error {
-	if _, err := expert.Rows(y, c.hidden); err != nil {
-		return fmt.Errorf("%w: wrong output: %v", expert.ErrBadReply, err) //nolint:errorlint // the caller's argument is not the invalid one
-	}
-	if y.Shape()[0] != rows {
-		return fmt.Errorf("%w: expected %d rows, found %d", expert.ErrBadReply, rows, y.Shape()[0])
-	}
-	return nil
 }
 
 // kindOf says what an error teaches the registry about the peer. whole: it ended the exchange, rather than one pair in it.

@@ -226,11 +226,24 @@ func (c *call) lastChance(t *task, now time.Time) (more bool, reason error) {
 	})
 	t.hunt.walks++
 	t.hunt.err = err
-	a.tried = a.tried[:0] // those that failed may be asked again, as far as their breakers let them
-	for _, s := range t.suspects {
-		a.tried = append(a.tried, s.answer.Peer)
-	}
+	c.forgive(t)
 	return true, nil
+}
+
+// forgive lets hosts that failed be asked again, as far as their breakers let them: not those that are still at it, and not those
+// whose answer is doubted.
+func (c *call) forgive(t *task) {
+	t.asking.tried = t.asking.tried[:0]
+	for _, s := range t.suspects {
+		t.asking.tried = append(t.asking.tried, s.answer.Peer)
+	}
+	for _, ex := range c.live {
+		for k := range ex.items {
+			if &c.tasks[ex.items[k].task] == t {
+				t.asking.tried = append(t.asking.tried, ex.peer)
+			}
+		}
+	}
 }
 
 // settled tells whether another walk would change nothing: there are hosts, and they said what they have to say.

@@ -31,10 +31,12 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		if err != nil {
 			ex.items[k].err = err
 		} else {
-			ex.items[k].err = c.judge(&results[k], &ex.pairs[k])
+			ex.items[k].err = judge(&results[k], &ex.pairs[k], ex.pairs[k].RowCount(c.rows), c.hidden, c.d.cfg.CheckNaN)
 		}
 	}
+	checks := c.drawChecks(ex, results)
 	c.mu.Lock()
+	ex.watch.unwatch()
 	c.live = slices.DeleteFunc(c.live, func(other *exchange) bool { return other == ex })
 	for k := range ex.items {
 		it := &ex.items[k]
@@ -47,6 +49,8 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		t.hands--
 		if !t.decided {
 			c.weigh(ex, it, r, now)
+		} else if checks != nil {
+			checks[k] = nil // another answer was taken
 		}
 		if !t.decided && t.hands == 0 {
 			t.hands++
@@ -54,6 +58,9 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		}
 	}
 	c.mu.Unlock()
+	for _, k := range checks {
+		c.d.checkBehind(k)
+	}
 	c.tell()
 	return again
 }
@@ -64,6 +71,15 @@ func (c *call) note(ex *exchange, it *item, r *expert.Result, load expert.Load, 
 	a.Took, a.Err = now.Sub(ex.began), it.err
 	if it.err != nil {
 		a.Op = opOf(it.err)
+	}
+	if errors.Is(it.err, expert.ErrCancelled) {
+		// It was ended because another answered: say why another was asked.
+		switch {
+		case ex.watch.missed:
+			a.Err = fmt.Errorf("%w: silent, and missed a ping", expert.ErrTimeout)
+		case ex.watch.late:
+			a.Err = fmt.Errorf("%w: silent for its share of the deadline", expert.ErrTimeout)
+		}
 	}
 	c.d.metrics.attempted(it.err)
 	if ex.peer == "" {
@@ -86,7 +102,7 @@ func (c *call) note(ex *exchange, it *item, r *expert.Result, load expert.Load, 
 			o.Kind = registry.Failed // any digest would have done
 		}
 	case registry.Cancelled:
-		if c.tooLong(it, a.Took) {
+		if !ex.watch.missed && (ex.watch.late || c.tooLong(it, a.Took)) {
 			o.Kind = registry.TimedOut
 		}
 	default:
@@ -128,15 +144,16 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 		return
 	}
 	if errors.Is(it.err, errNotFinite) {
-		t.asking.last = it.err
+		t.askedOf(it).last = it.err
 		c.suspect(it, c.answer(ex, it, r))
 		return
 	}
 	if errors.Is(it.err, expert.ErrCancelled) {
 		return // it was ended from here: it says nothing
 	}
-	t.asking.last = it.err
-	fallback := t.asking.id != t.pair.Expert
+	asked := t.askedOf(it)
+	asked.last = it.err
+	fallback := asked.id != t.pair.Expert
 	switch {
 	case errors.Is(it.err, expert.ErrInvalidArgument) && !fallback:
 		// The request is wrong, so nobody will do it. This node is believed at once, a peer when another says the same.
@@ -145,9 +162,25 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 		} else {
 			t.refused, t.refuser = it.err, ex.peer
 		}
-	case errors.Is(it.err, expert.ErrOverloaded), errors.Is(it.err, expert.ErrDigestMismatch) && !it.pick.Digest.IsZero():
-		// The registry leaves it out for as long as that holds; afterwards it may be asked again.
-		t.asking.tried = slices.DeleteFunc(t.asking.tried, func(p peer.ID) bool { return p == ex.peer })
+	case errors.Is(it.err, expert.ErrOverloaded):
+		t.full = true
+		fallthrough
+	case errors.Is(it.err, expert.ErrDigestMismatch) && !it.pick.Digest.IsZero():
+		// The registry leaves the peer out for as long as that holds; afterwards it may be asked again.
+		asked.tried = slices.DeleteFunc(asked.tried, func(p peer.ID) bool { return p == ex.peer })
+	}
+}
+
+// askedOf returns the expert that an attempt was made for: the one that is asked now, or the pair's own, when a fallback is asked
+// meanwhile. Of fallbacks that were asked before nothing needs to be known any more.
+func (t *task) askedOf(it *item) *asked {
+	switch id := t.attempts[it.attempt].Expert; id {
+	case t.asking.id:
+		return &t.asking
+	case t.pair.Expert:
+		return &t.first
+	default:
+		return &asked{id: id}
 	}
 }
 

@@ -24,7 +24,7 @@ func (t *Table) Connected(p peer.ID, now time.Time) {
 // back ends the rest of a peer that shows that it is there.
 func (h *host) back(now tick) {
 	if h.breaker.ok() || h.draining {
-		h.returned = now
+		h.revive(now)
 	}
 	h.draining, h.verdict, h.heard = false, Alive, now
 }
@@ -69,7 +69,7 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 		return
 	}
 	if h.breaker.ok() {
-		h.returned = at
+		h.revive(at)
 	}
 	h.verdict, h.heard = Alive, at
 }
@@ -86,6 +86,9 @@ func (t *Table) PingMissed(p peer.ID, now time.Time) {
 	}
 	if h.verdict == Alive {
 		h.verdict = Unknown
+	}
+	if !h.breaker.open {
+		h.die(at)
 	}
 	h.health.add(false, at)
 	h.breaker.trip(at)
@@ -112,7 +115,7 @@ func (t *Table) Blame(id expert.ID, p peer.ID, now time.Time) {
 	if e == nil || h == nil {
 		return
 	}
-	if pr := e.find(h); pr != nil && pr.stats != nil && pr.stats.breaker.fail(at, at, false) {
+	if pr := e.find(h); pr != nil && pr.made().breaker.fail(at, at, false) {
 		pr.stats.health.add(false, at)
 		h.health.add(false, at)
 	}

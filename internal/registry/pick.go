@@ -78,9 +78,12 @@ func (e *NoneError) Unwrap() error { return ErrNone }
 
 const (
 	// slowStart: a peer that was gone may have cold caches, and all callers find it idle at once. Its share grows from leastShare
-	// to a full one.
-	slowStart  = 2 * time.Second
-	leastShare = 0.1
+	// to a full one. For one that dies again and again it takes twice as long each time, up to slowStartMost.
+	slowStart, slowStartMost = 2 * time.Second, time.Minute
+	leastShare               = 0.1
+	// alike: waits that differ by less are the same as far as anybody can tell; or the one that seems a trifle better would get all
+	// there is.
+	alike = 0.85
 	// frameCost: a frame of its own costs the caller and the host about so much, in seconds; rows that can share one may wait as long.
 	frameCost = 200e-6
 	// lastResortRest: when nobody else is left, a peer without connection is dialled again, but not on every call.
@@ -104,7 +107,7 @@ const (
 
 // why tells whether a provider can be picked.
 func (p *provider) why(q *Query, digest expert.Digest, now tick) reason {
-	h, s := p.host, p.stats
+	h, s := p.host, p.current()
 	switch {
 	case p.expired(now):
 		return expired
@@ -196,7 +199,7 @@ func (h *host) heldBack(now tick, dice Dice) bool {
 	if h.returned == 0 {
 		return false
 	}
-	share := float64(now-h.returned) / float64(slowStart)
+	share := float64(now-h.returned) / float64(h.slowFor)
 	if share >= 1 {
 		h.returned = 0
 		return false
@@ -219,7 +222,7 @@ func (e *entry) lastResort(q *Query, digest expert.Digest, now tick, list []*pro
 	return list
 }
 
-// choose draws two and takes the better one; the first drawn where they are equal.
+// choose draws two and takes the better one; see better.
 func choose(good []*provider, q *Query, now tick, dice Dice) *provider {
 	best := good[0]
 	if len(good) > 1 {
@@ -227,11 +230,7 @@ func choose(good []*provider, q *Query, now tick, dice Dice) *provider {
 		if j >= i {
 			j++
 		}
-		a, b := good[i], good[j]
-		best = a
-		if b.wait(a, q.Rows, now) < a.wait(b, q.Rows, now) {
-			best = b
-		}
+		best = better(good[i], good[j], q.Rows, now)
 	}
 	if len(q.Shared) == 0 || slices.Contains(q.Shared, best.host.id) {
 		return best
@@ -244,12 +243,25 @@ func choose(good []*provider, q *Query, now tick, dice Dice) *provider {
 	return best
 }
 
+// better returns the one with the smaller expected wait; of two that are alike the one with fewer rows of ours under way, then the
+// first.
+func better(a, b *provider, rows int, now tick) *provider {
+	waitA, waitB := a.wait(b, rows, now), b.wait(a, rows, now)
+	switch {
+	case waitB < alike*waitA:
+		return b
+	case waitA < alike*waitB:
+		return a
+	case b.host.inflightRows < a.host.inflightRows:
+		return b
+	default:
+		return a
+	}
+}
+
 // begin counts the rows as under way.
 func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now tick) Pick {
-	if p.stats == nil {
-		p.stats = &stats{}
-	}
-	h, s := p.host, p.stats
+	h, s := p.host, p.made()
 	k := Pick{
 		Expert: e.id, Peer: h.id, Text: h.text, Digest: digest,
 		entry: e, host: h, stats: s, at: now, rows: int32(rows), work: float32(h.ahead(now)) + float32(rows),
@@ -260,6 +272,14 @@ func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now
 	h.inflightRows += k.rows
 	s.inflightRows += k.rows
 	return k
+}
+
+// made returns the stats of the expert at the host, made if need be.
+func (p *provider) made() *stats {
+	if p.stats == nil {
+		p.stats = &stats{life: p.host.life}
+	}
+	return p.stats
 }
 
 func (t *Table) dropExpired(e *entry, now tick) {

@@ -132,10 +132,37 @@ func (h *host) well(probe bool, now tick) {
 	// What missed a ping and answers all the same is back. An answer of one whose connection is gone may have been on its way.
 	if probe || !h.breaker.open || h.verdict == Unknown {
 		if h.breaker.ok() {
-			h.returned = now
+			h.revive(now)
 		}
 	}
 	h.heard, h.verdict = now, Alive
+}
+
+// revive begins another life of a peer: what went wrong in the last one is explained by its end. It starts slowly, the more so the
+// more often it died lately.
+func (h *host) revive(now tick) {
+	h.life++
+	h.health = health{}
+	h.returned = now
+	h.slowFor = min(slowStart<<max(0, min(int(h.deaths), 6)-1), slowStartMost)
+}
+
+// die counts the ends of a peer's lives.
+func (h *host) die(now tick) {
+	if now-h.diedAt > tick(restMemory) {
+		h.deaths = 0
+	}
+	h.deaths = min(h.deaths+1, 100)
+	h.diedAt = now
+}
+
+// current returns the stats of the expert at the host, without what went wrong in an earlier life; nil where there are none.
+func (p *provider) current() *stats {
+	if s := p.stats; s != nil && s.life != p.host.life {
+		probing := s.breaker.probing
+		s.life, s.health, s.rest, s.breaker = p.host.life, health{}, 0, breaker{open: probing, probing: probing}
+	}
+	return p.stats
 }
 
 // fail counts a failure of the peer itself.
@@ -147,6 +174,9 @@ func (h *host) fail(picked, now tick, probe bool) {
 
 // gone takes the peer out of the choice until its connection is back or a probe goes well.
 func (h *host) gone(now tick) {
+	if !h.breaker.open {
+		h.die(now)
+	}
 	h.verdict = Dead
 	h.breaker.trip(now)
 	h.breaker.failedAt = now
@@ -187,9 +217,7 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	h.health.add(true, now)
 	s.health.add(true, now)
 	if k.probeStats || !s.breaker.open {
-		if s.breaker.ok() {
-			h.returned = now
-		}
+		s.breaker.ok()
 	}
 	k.probeStats = false
 	s.rest = 0

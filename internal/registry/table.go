@@ -115,6 +115,7 @@ type stats struct {
 	rest                   tick   // it does not have the expert ready; until then
 	wrong                  uint64 // short digest that it does not have
 	wrongUntil             tick
+	life                   uint32 // the host's, when this was learned
 }
 
 // host is a peer.
@@ -138,6 +139,10 @@ type host struct {
 	breaker  breaker
 	rest     tick // it was full; until then
 	returned tick // slow start since; 0: none
+	slowFor  time.Duration
+	life     uint32 // how often it came back
+	deaths   uint8  // lately
+	diedAt   tick
 	heard    tick // the last sign of life
 	undialed tick // when a dial failed last; 0: none did
 

@@ -98,7 +98,7 @@ func (t *Table) Providers(id expert.ID, now time.Time) []ProviderView {
 	list := make([]ProviderView, 0, len(e.providers))
 	for i := range e.providers {
 		p := &e.providers[i]
-		h, s := p.host, p.stats
+		h, s := p.host, p.current()
 		v := ProviderView{
 			Peer: h.id, Source: p.source, Age: time.Duration(max(0, at-p.seen)), Breaker: h.breakerState(at), RTT: seconds(h.rtt),
 			Success: h.health.rate(at), Resting: time.Duration(max(0, h.rest-at)), Digest: p.digest, Other: p.other(e.digest, at),

@@ -1,0 +1,212 @@
+package dispatch
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/registry"
+)
+
+// While an exchange is silent, one timer runs for it. It rings when the exchange takes longer than nineteen of twenty do (another
+// host is asked, within the budget: a hedge), when its peer has been silent for long (it is pinged; if it misses that, another host is
+// asked: a retry), and when it used up its share of the deadline (likewise). The first exchange goes on all the while: an answer in
+// time is never thrown away.
+
+const (
+	// hedgeFloor: below, a timer's own lateness decides rather than the host's.
+	hedgeFloor = time.Millisecond
+	// hedgeBlind stands in where nothing is known of how long an expert usually takes: most take a tenth of it.
+	hedgeBlind = 100 * time.Millisecond
+	// silence is how long a peer may be silent with a call in flight before it is pinged.
+	silence = 50 * time.Millisecond
+	// silenceMost: a host that computes for seconds is asked twice a second whether it is still there.
+	silenceMost = 500 * time.Millisecond
+	// leastShare: a shorter share of the deadline is no time in which another host could answer.
+	leastShare = 20 * time.Millisecond
+)
+
+// watch is when something is to be done about an exchange that is silent. A zero time: never.
+type watch struct {
+	timer   *time.Timer
+	hedgeAt time.Time
+	pingAt  time.Time
+	shareAt time.Time
+	every   time.Duration // between two pings
+	missed  bool          // it missed a ping
+	late    bool          // it used up its share of the deadline
+	ended   bool
+}
+
+// watchOver begins to watch over an exchange with a peer. The lock is held.
+func (c *call) watchOver(ex *exchange, now time.Time) {
+	w := &ex.watch
+	if c.d.cfg.Hedge && !ex.hedge {
+		c.d.budget.earn()
+		w.hedgeAt = now.Add(c.usual(ex))
+	}
+	w.every = silence
+	w.pingAt = now.Add(silence)
+	if share := c.deadline.Sub(now) / 2; share >= leastShare {
+		w.shareAt = now.Add(share)
+	}
+	w.timer = time.AfterFunc(w.next().Sub(now), func() { c.ring(ex) })
+}
+
+// next is when the timer has to ring.
+func (w *watch) next() time.Time {
+	next := w.pingAt
+	for _, at := range [...]time.Time{w.hedgeAt, w.shareAt} {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}
+
+// due tells whether the time has come, and clears it.
+func due(at *time.Time, now time.Time) bool {
+	if at.IsZero() || now.Before(*at) {
+		return false
+	}
+	*at = time.Time{}
+	return true
+}
+
+// unwatch ends the watch. The lock is held.
+func (w *watch) unwatch() {
+	w.ended = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// usual is how long nineteen of twenty exchanges like this one take: as long as the slowest of its pairs.
+func (c *call) usual(ex *exchange) time.Duration {
+	longest := hedgeFloor
+	for k := range ex.items {
+		t := &c.tasks[ex.items[k].task]
+		usual, known := c.d.table.Slow(ex.pairs[k].Expert, t.rows)
+		if !known {
+			usual = hedgeBlind
+		}
+		longest = max(longest, usual)
+	}
+	return longest
+}
+
+// ring does what is due, in the timer's goroutine. The exchange is not over yet, or nothing is done: so the goroutine that runs it,
+// and with it the call, is still there.
+func (c *call) ring(ex *exchange) {
+	c.mu.Lock()
+	w := &ex.watch
+	if w.ended {
+		c.mu.Unlock()
+		return
+	}
+	c.others.Add(1)
+	defer c.others.Done()
+	now := time.Now()
+	if due(&w.hedgeAt, now) {
+		c.hedge(ex, now)
+	}
+	if due(&w.shareAt, now) {
+		w.late = true
+		c.retryElsewhere(ex)
+	}
+	ping := due(&w.pingAt, now)
+	c.rewind(w, now)
+	c.mu.Unlock()
+	if ping {
+		c.ping(ex)
+	}
+}
+
+// rewind sets the timer for what is to be done next, if anything. The lock is held.
+func (c *call) rewind(w *watch, now time.Time) {
+	if next := w.next(); !next.IsZero() {
+		w.timer.Reset(next.Sub(now))
+	}
+}
+
+// ping asks the silent peer for a sign of life. If none comes, its pairs are asked elsewhere.
+func (c *call) ping(ex *exchange) {
+	// Without a connection it is being dialled, which ends by itself.
+	alive := !c.d.connected(ex.peer) || c.d.alive(ex.ctx, ex.peer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := &ex.watch
+	if w.ended {
+		return
+	}
+	now := time.Now()
+	if alive {
+		w.every = min(2*w.every, silenceMost)
+		w.pingAt = now.Add(w.every)
+		c.rewind(w, now)
+		return
+	}
+	w.missed = true
+	c.retryElsewhere(ex)
+}
+
+// waiting returns the tasks of an exchange that wait for it alone.
+func (c *call) waiting(ex *exchange) (tasks []int) {
+	for k := range ex.items {
+		i := ex.items[k].task
+		if t := &c.tasks[i]; !t.decided && t.hands == 1 {
+			tasks = append(tasks, i)
+		}
+	}
+	return tasks
+}
+
+// retryElsewhere asks other hosts for what waits for the exchange, or fallbacks where there are none. The lock is held.
+func (c *call) retryElsewhere(ex *exchange) {
+	todo := c.waiting(ex)
+	for _, i := range todo {
+		c.tasks[i].hands++
+	}
+	if len(todo) > 0 {
+		c.others.Go(func() { c.advance(todo) })
+	}
+}
+
+// hedge asks other hosts for what waits for the exchange, if the budget allows. Experts whose hosts are full are not asked for twice.
+// The lock is held.
+func (c *call) hedge(ex *exchange, now time.Time) {
+	var start []*exchange
+	for _, i := range c.waiting(ex) {
+		t := &c.tasks[i]
+		if t.full {
+			continue
+		}
+		pick, ok := c.pick(t, now, start)
+		if !ok {
+			continue
+		}
+		if !joins(start, pick.Peer) && !c.d.budget.spend() {
+			c.d.table.Report(pick, registry.Outcome{Kind: registry.Cancelled}, now)
+			c.d.metrics.hedgeRefused()
+			break
+		}
+		t.asking.tried = append(t.asking.tried, pick.Peer)
+		t.hands++
+		start = c.join(start, i, pick)
+	}
+	for _, second := range start {
+		second.hedge = true
+		c.launch(second, now)
+		c.d.metrics.hedged()
+		c.others.Go(func() { c.advance(c.run(second)) })
+	}
+}
+
+func joins(start []*exchange, p peer.ID) bool {
+	for _, ex := range start {
+		if ex.peer == p {
+			return true
+		}
+	}
+	return false
+}
