@@ -99,11 +99,6 @@ func TestHost_AnyInterleaving(t *testing.T) {
 		return true
 	})
 	require.NoError(t, h.Drain(context.Background()))
-	eventually(t, func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.slots == h.width
-	}, "passes whose callers left end")
 }
 
 // oneCall makes a random call and checks its results.
