@@ -180,8 +180,7 @@ func (c *Checkpoint) try(l *layout, prefix string) (*network, error) {
 		}
 	}
 	if n.sizes.experts == 0 && strings.Contains(l.parts[0].tensor, "{e}") {
-		for n.sizes.experts = 1; c.src.has(n.name(l.parts[0], n.sizes.experts)); n.sizes.experts++ {
-		}
+		n.sizes.experts = n.count()
 	}
 	if err := n.measure(); err != nil {
 		return nil, err
@@ -190,6 +189,15 @@ func (c *Checkpoint) try(l *layout, prefix string) (*network, error) {
 		return nil, fmt.Errorf("%s: tensor %q: it has no part in the layout of %s", c.dir, name, l.families)
 	}
 	return n, n.fn.Validate()
+}
+
+// count returns how many experts have a first part of their own, without a gap.
+func (n *network) count() int {
+	count := 1
+	for n.src.has(n.name(n.layout.parts[0], count)) {
+		count++
+	}
+	return count
 }
 
 // configure fills in what config.json says of a network.

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/kernel"
 )
 
 // FuzzReadHeader: whatever a file holds, reading its header neither panics nor takes more than a multiple of the file's size,
@@ -38,6 +43,55 @@ func FuzzReadHeader(f *testing.F) {
 			covered += info.size()
 		}
 		require.LessOrEqual(t, covered, int64(len(content)), "no byte belongs to two tensors")
+	})
+}
+
+// FuzzOpen: whatever a directory's files hold, opening it and reading experts out of it gives experts or an error.
+func FuzzOpen(f *testing.F) {
+	pool := kernel.NewPool(1)
+	f.Cleanup(pool.Close)
+	seed := func(config string, tensors ...Tensor) {
+		var b bytes.Buffer
+		for i, t := range tensors {
+			n := int(elementBits[t.DType] / 8)
+			for _, length := range t.Shape {
+				n *= length
+			}
+			tensors[i].Data = make([]byte, n)
+		}
+		require.NoError(f, Write(&b, tensors))
+		f.Add([]byte(config), b.Bytes())
+	}
+	t := func(name, dtype string, shape ...int) Tensor { return Tensor{Name: name, DType: dtype, Shape: shape} }
+	seed(`{"hidden_size":2}`, t("l.0.m.gate.weight", "F32", 1, 2), t("l.0.m.experts.0.w1.weight", "BF16", 3, 2),
+		t("l.0.m.experts.0.w2.weight", "BF16", 2, 3), t("l.0.m.experts.0.w3.weight", "BF16", 3, 2))
+	seed(`{"quantization_config":{"weight_block_size":[2,2]}}`,
+		t("l.1.m.experts.0.gate_proj.weight", "F8_E4M3", 3, 2), t("l.1.m.experts.0.gate_proj.weight_scale_inv", "F32", 2, 1),
+		t("l.1.m.experts.0.up_proj.weight", "F8_E4M3", 3, 2), t("l.1.m.experts.0.up_proj.weight_scale_inv", "F32", 2, 1),
+		t("l.1.m.experts.0.down_proj.weight", "F8_E4M3", 2, 3), t("l.1.m.experts.0.down_proj.weight_scale_inv", "F32", 1, 2))
+	seed(`{"num_hidden_layers":3}`, t("l.2.m.experts.gate_up_proj_blocks", "U8", 2, 64, 1, 16), t("l.2.m.experts.gate_up_proj_scales", "U8", 2, 64, 1),
+		t("l.2.m.experts.gate_up_proj_bias", "F32", 2, 64), t("l.2.m.experts.down_proj_bias", "F32", 2, 32),
+		t("l.2.m.experts.down_proj_blocks", "U8", 2, 32, 1, 16), t("l.2.m.experts.down_proj_scales", "U8", 2, 32, 1))
+	seed(`{}`, t("b.0.f.experts.mlp.w1", "F16", 6, 2), t("b.0.f.experts.mlp.v1", "F16", 6, 2), t("b.0.f.experts.mlp.w2", "F16", 6, 2),
+		t("b.0.f.router.layer.weight", "F16", 2, 2))
+	f.Fuzz(func(t *testing.T, config, content []byte) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, singleName), content, 0o600))
+		c, err := Open(dir)
+		if err != nil {
+			return
+		}
+		defer c.Close() //nolint:errcheck // it was only read
+		for _, l := range c.Layers() {
+			for index := range min(l.Experts, 2) {
+				if one, err := l.Load(t.Context(), index, expert.Engine{Pool: pool}, nil); err == nil {
+					require.Equal(t, l.Function.Hidden, one.Spec().Hidden)
+				}
+			}
+			_, _ = l.Router()
+			_, _ = l.LoadShared(t.Context(), expert.Engine{Pool: pool})
+		}
 	})
 }
 

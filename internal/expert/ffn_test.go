@@ -309,14 +309,14 @@ func TestNewFFN_ComparesWeightsWithTheManifest(t *testing.T) {
 	require.NoError(t, err)
 	for name, spoil := range map[string]func(w *expert.Weights, f *expert.Function){
 		"a pool's absence": nil,
-		"sizes":            func(w *expert.Weights, f *expert.Function) { f.Inner = 7 },
-		"down":             func(w *expert.Weights, f *expert.Function) { w.Down = matrix(6, 4) },
-		"a gate":           func(w *expert.Weights, f *expert.Function) { w.Gate = matrix(6, 4) },
-		"dtype":            func(w *expert.Weights, f *expert.Function) { f.DType = "bf16" },
-		"no norm":          func(w *expert.Weights, f *expert.Function) { f.Norm, f.Eps = true, 1 },
-		"a norm":           func(w *expert.Weights, f *expert.Function) { w.NormWeight = make([]float32, 4) },
-		"a short bias":     func(w *expert.Weights, f *expert.Function) { w.UpBias = make([]float32, 5) },
-		"function":         func(w *expert.Weights, f *expert.Function) { f.Activation = "" },
+		"sizes":            func(_ *expert.Weights, f *expert.Function) { f.Inner = 7 },
+		"down":             func(w *expert.Weights, _ *expert.Function) { w.Down = matrix(6, 4) },
+		"a gate":           func(w *expert.Weights, _ *expert.Function) { w.Gate = matrix(6, 4) },
+		"dtype":            func(_ *expert.Weights, f *expert.Function) { f.DType = "bf16" },
+		"no norm":          func(_ *expert.Weights, f *expert.Function) { f.Norm, f.Eps = true, 1 },
+		"a norm":           func(w *expert.Weights, _ *expert.Function) { w.NormWeight = make([]float32, 4) },
+		"a short bias":     func(w *expert.Weights, _ *expert.Function) { w.UpBias = make([]float32, 5) },
+		"function":         func(_ *expert.Weights, f *expert.Function) { f.Activation = "" },
 	} {
 		w, f, e := good(), p.Function(), engine(t)
 		if spoil == nil {
