@@ -9,7 +9,7 @@ import (
 )
 
 // bench has the node make load and streams its progress as NDJSON, one api.BenchEvent a line, the result or the error last. The
-// client's going away ends it. What fails before the first progress has a status of its own.
+// client's going away ends it, and so does the node's stop: load that nobody needs holds nothing up. What fails before the first progress has a status of its own.
 func (g *Gateway) bench(w http.ResponseWriter, r *http.Request, _ string) error {
 	var req api.BenchRequest
 	if err := g.readJSON(w, r, &req); err != nil {
@@ -17,6 +17,15 @@ func (g *Gateway) bench(w http.ResponseWriter, r *http.Request, _ string) error 
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-g.stopping:
+			cancel(errStopped)
+		case <-done:
+		}
+	}()
 	s := eventStream{w: w, control: http.NewResponseController(w)}
 	result, err := g.node.Bench(ctx, req, func(p api.BenchProgress) {
 		if err := s.send(api.BenchEvent{Progress: &p}); err != nil {

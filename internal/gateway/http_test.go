@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/expert"
@@ -357,14 +358,14 @@ func TestStop_CutsWhatOutlivesTheDrainTime(t *testing.T) {
 	f := newFace(t, func(c *Config) { c.Drain = 50 * time.Millisecond })
 	cause := make(chan error, 1)
 	entered := make(chan struct{})
-	f.node.bench = func(ctx context.Context, _ api.BenchRequest, _ func(api.BenchProgress)) (api.BenchResult, error) {
+	f.inference.call = func(ctx context.Context, _ api.CallRequest) (api.CallResult, *tensor.Dense, error) {
 		close(entered)
 		<-ctx.Done()
 		cause <- context.Cause(ctx)
-		return api.BenchResult{}, ctx.Err()
+		return api.CallResult{}, nil, ctx.Err()
 	}
 	go func() {
-		req, _ := http.NewRequest(http.MethodPost, f.url("/api/v1/bench"), strings.NewReader("{}"))
+		req, _ := http.NewRequest(http.MethodPost, f.url("/api/v1/call/expert-1"), nil)
 		if resp, err := f.client.Do(req); err == nil {
 			_ = resp.Body.Close()
 		}
@@ -372,6 +373,22 @@ func TestStop_CutsWhatOutlivesTheDrainTime(t *testing.T) {
 	requireSoon(t, entered)
 	f.stop()
 	require.ErrorIs(t, requireSoon(t, cause), errStopped)
+}
+
+func TestStop_EndsABenchAtOnce(t *testing.T) {
+	f := newFace(t, func(c *Config) { c.Drain = time.Hour })
+	entered := make(chan struct{})
+	f.node.bench = func(ctx context.Context, _ api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error) {
+		progress(api.BenchProgress{})
+		close(entered)
+		<-ctx.Done()
+		return api.BenchResult{}, context.Cause(ctx)
+	}
+	heard := make(chan answer, 1)
+	go func() { heard <- f.post("/api/v1/bench", mimeJSON, []byte("{}")) }()
+	requireSoon(t, entered)
+	f.stop()
+	require.Contains(t, string(requireSoon(t, heard).body), errStopped.Error())
 }
 
 func TestOpen_SaysWhichPortIsTaken(t *testing.T) {

@@ -64,6 +64,13 @@ type inferReply struct {
 // inferParam is a parameter of a reply.
 type inferParam struct{ key, value string }
 
+// add adds a parameter that has something to say.
+func (r *inferReply) add(key, value string) {
+	if value != "" {
+		r.params = append(r.params, inferParam{key, value})
+	}
+}
+
 // modelName is a model as a client names it.
 type modelName struct {
 	name    string // as it was written
@@ -210,15 +217,13 @@ func (m expertModel) infer(ctx context.Context, req inferRequest) (inferReply, e
 	}
 	reply := inferReply{
 		outputs: []inferTensor{{name: expertOutput, datatype: x.datatype, shape: output.Shape(), data: y}},
-		params: []inferParam{
-			{"answered_by", result.AnsweredBy.Peer},
-			{"where", string(result.AnsweredBy.Where)},
-			{"digest", result.Digest},
-			{"numerics", result.Numerics},
-		},
 	}
+	reply.add("answered_by", result.AnsweredBy.Peer)
+	reply.add("where", string(result.AnsweredBy.Where))
+	reply.add("digest", result.Digest)
+	reply.add("numerics", result.Numerics)
 	if result.AnsweredBy.Expert != result.Expert {
-		reply.params = append(reply.params, inferParam{"answered_expert", result.AnsweredBy.Expert.String()})
+		reply.add("answered_expert", result.AnsweredBy.Expert.String())
 	}
 	return reply, nil
 }

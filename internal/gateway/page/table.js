@@ -28,7 +28,7 @@ export class Table {
     this.summary = h("span");
     this.back = h("button", { type: "button", onclick: () => this.turn(this.page - 1) }, "Previous");
     this.next = h("button", { type: "button", onclick: () => this.turn(this.page + 1) }, "Next");
-    this.pager = h("div", { class: "pager" }, this.summary, this.back, this.next);
+    this.pager = h("div", { class: "pager", hidden: true }, this.summary, this.back, this.next);
     section.replaceChildren(
       h("div", { class: "card-head" }, h("h2", { id }, title),
         h("div", { class: "tools" }, h("div", { class: "chips", role: "group", "aria-label": "Show" }, this.chips), this.search)),
