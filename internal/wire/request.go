@@ -120,7 +120,10 @@ func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err 
 		case f.is(2, protowire.VarintType):
 			r.Timeout = micros(f.value)
 		case f.is(3, protowire.BytesType):
-			if len(f.bytes) == traceparentBytes && utf8.Valid(f.bytes) {
+			if !utf8.Valid(f.bytes) {
+				return r, 0, fmt.Errorf("%w: a trace context that is no text", ErrMalformed)
+			}
+			if len(f.bytes) == traceparentBytes { // others are of versions that this one does not know
 				r.Traceparent = string(f.bytes)
 			}
 		case f.is(4, protowire.BytesType):
