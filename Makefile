@@ -14,6 +14,9 @@ export GOFLAGS     := $(shell $(GO) env GOFLAGS) -trimpath
 # The version comes from what the linker notes about the commit; outside of a clone, or without git, there is none.
 VCS := $(shell git rev-parse --git-dir >/dev/null 2>&1 && echo true || echo false)
 
+# Where generated files lie.
+GENERATED := proto configs internal/kernel
+
 # RACE=auto takes the race detector where there is a C compiler; RACE=always fails without one.
 RACE ?= auto
 
@@ -72,15 +75,16 @@ fmt: ## format everything
 .PHONY: gen
 gen: ## generate everything that is generated
 	cd proto && $(BUF) generate
+	$(GO) generate ./...
 	$(GO) run ./cmd/kwaaid config default > configs/kwaaid.yaml.new
 	mv configs/kwaaid.yaml.new configs/kwaaid.yaml
 
 .PHONY: verify-gen
 verify-gen: ## fail if generated files are not what would be generated now
 	@before=$$(mktemp); trap 'rm -f "$$before"' EXIT; \
-	find proto configs -type f | sort | xargs sha256sum > "$$before"; \
-	$(MAKE) --no-print-directory gen; \
-	find proto configs -type f | sort | xargs sha256sum | diff "$$before" - || \
+	find $(GENERATED) -type f | sort | xargs sha256sum > "$$before"; \
+	$(MAKE) --no-print-directory gen && \
+	find $(GENERATED) -type f | sort | xargs sha256sum | diff "$$before" - || \
 	  { echo 'generated files were out of date; they are written anew: look at them and commit' >&2; exit 1; }
 
 .PHONY: image
