@@ -34,36 +34,66 @@ const (
 // MeasureLimits measures the limits of this machine with as many threads as the pool has; it takes about a second, and memory of twice the last
 // cache, 256 MiB at least. Nothing else should run meanwhile. It returns ctx's cause if ctx ends before.
 func MeasureLimits(ctx context.Context, pool *Pool) (Limits, error) {
-	loops := pool.set.limitLoops()
-	l := Limits{Threads: pool.threads}
-	buffer, err := newMemory(roundUp(max(limitMemory, 2*loops.cache)/pool.threads, 1<<12) * pool.threads)
+	m, err := newMeter(pool)
 	if err != nil {
-		return l, err
+		return Limits{}, err
 	}
-	for i := 0; i < len(buffer.bytes); i += 1 << 12 {
-		buffer.bytes[i] = 1 // a page that nobody wrote to is not there
-	}
+	best := Limits{Threads: pool.threads}
 	for range limitTries {
-		part := len(buffer.bytes) / pool.threads
-		l.ReadGBs = max(l.ReadGBs, together(pool.threads, func(thread int) float64 {
-			loops.read(buffer.bytes[thread*part : (thread+1)*part])
-			return float64(part)
-		}))
-		l.FMAGFLOPS = max(l.FMAGFLOPS, together(pool.threads, repeat(loops.fma)))
-		if loops.bf16 != nil {
-			l.BF16GFLOPS = max(l.BF16GFLOPS, together(pool.threads, repeat(loops.bf16)))
-		}
+		l := m.measure(limitTime)
+		best.ReadGBs = max(best.ReadGBs, l.ReadGBs)
+		best.FMAGFLOPS = max(best.FMAGFLOPS, l.FMAGFLOPS)
+		best.BF16GFLOPS = max(best.BF16GFLOPS, l.BF16GFLOPS)
 		if ctx.Err() != nil {
-			return l, context.Cause(ctx)
+			return best, context.Cause(ctx)
 		}
 	}
-	return l, nil
+	return best, nil
 }
 
-// repeat runs f for limitTime.
-func repeat(f func() float64) func(int) float64 {
+// meter measures limits again and again.
+type meter struct {
+	pool   *Pool
+	loops  limitLoops
+	buffer *memory
+	memory [][]byte // what is read, more than any cache holds
+}
+
+func newMeter(pool *Pool) (*meter, error) {
+	m := &meter{pool: pool, loops: pool.set.limitLoops()}
+	var err error
+	if m.buffer, err = mapMemory(roundUp(max(limitMemory, 2*m.loops.cache)/pool.threads, 1<<12) * pool.threads); err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(m.buffer.bytes); i += 1 << 12 {
+		m.buffer.bytes[i] = 1 // a page that nobody wrote to is not there
+	}
+	m.memory = [][]byte{m.buffer.bytes}
+	return m, nil
+}
+
+// measure measures each limit once, arithmetic for the given time, reading for as long as the buffer takes.
+func (m *meter) measure(each time.Duration) Limits {
+	l := Limits{Threads: m.pool.threads}
+	l.ReadGBs = together(l.Threads, func(thread int) (read float64) {
+		for _, b := range m.memory {
+			part := len(b) / l.Threads
+			m.loops.read(b[thread*part : (thread+1)*part])
+			read += float64(part)
+		}
+		return read
+	})
+	l.FMAGFLOPS = together(l.Threads, repeat(each, m.loops.fma))
+	if m.loops.bf16 != nil {
+		l.BF16GFLOPS = together(l.Threads, repeat(each, m.loops.bf16))
+	}
+	return l
+}
+
+// repeat runs f for a while.
+func repeat(each time.Duration, f func() float64) func(int) float64 {
 	return func(int) (done float64) {
-		for begun := time.Now(); time.Since(begun) < limitTime; {
+		for begun := time.Now(); time.Since(begun) < each; {
 			done += f()
 		}
 		return done

@@ -2,8 +2,6 @@
 
 package kernel
 
-import "fmt"
-
 // memory is a large block of zeroed bytes, aligned to 64.
 type memory struct{ bytes []byte }
 
@@ -14,10 +12,7 @@ func newMemory(n int) (*memory, error) {
 }
 
 // newScratch returns n bytes for what is computed meanwhile.
-func newScratch(n int) *memory {
-	m, err := newMemory(roundUp(n, 1<<16))
-	if err != nil {
-		panic(fmt.Sprintf("kernel: %v", err)) // as when Go's own memory is exhausted
-	}
-	return m
-}
+func newScratch(n int) *memory { m, _ := newMemory(n); return m }
+
+// mapMemory returns n bytes.
+func mapMemory(n int) (*memory, error) { return newMemory(n) }

@@ -1,0 +1,54 @@
+package kernel
+
+import (
+	"math/rand/v2"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestHeap_HandsOutZeroedMemoryThatNobodyElseHas(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(20, 20))
+	var h heap
+	type held struct {
+		b    []byte
+		mark byte
+	}
+	var all []held
+	for i := range 600 {
+		if len(all) > 12 || (len(all) > 0 && rnd.IntN(3) == 0) {
+			j := rnd.IntN(len(all))
+			for _, at := range []int{0, len(all[j].b) / 2, len(all[j].b) - 1} {
+				require.Equal(t, all[j].mark, all[j].b[at])
+			}
+			h.free(all[j].b)
+			all = append(all[:j], all[j+1:]...)
+			continue
+		}
+		b, err := h.allocate((1 + rnd.IntN(2000)) * pageSize)
+		require.NoError(t, err)
+		for at := 0; at < len(b); at += 777 {
+			require.Zero(t, b[at])
+		}
+		m := held{b, byte(i) | 1}
+		for at := range b {
+			b[at] = m.mark
+		}
+		all = append(all, m)
+	}
+	for _, m := range all {
+		h.free(m.b)
+	}
+	require.Empty(t, h.arenas, "all of it goes back to the system")
+}
+
+func TestNewMemory_IsAligned(t *testing.T) {
+	for _, n := range []int{1, 4097, 3 << 20, 140 << 20} {
+		m, err := newMemory(n)
+		require.NoError(t, err)
+		require.Len(t, m.bytes, n)
+		require.Zero(t, uintptr(unsafe.Pointer(&m.bytes[0]))%cacheLine)
+		m.bytes[n-1] = 1
+	}
+}
