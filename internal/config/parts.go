@@ -56,7 +56,8 @@ func (c *Config) ServingHost() serving.Config {
 // Dispatch returns how calls are made.
 func (c *Config) Dispatch() dispatch.Config {
 	cfg := dispatch.DefaultConfig()
-	cfg.Timeout, cfg.MaxRetries, cfg.CheckNaN = c.Calls.Timeout, c.Calls.MaxRetries, c.Checks.NaN
+	cfg.Timeout, cfg.MaxRetries, cfg.Hedge = c.Calls.Timeout, c.Calls.MaxRetries, c.Calls.Hedge
+	cfg.CheckShare, cfg.CheckNaN = c.Checks.Share, c.Checks.NaN
 	return cfg
 }
 
