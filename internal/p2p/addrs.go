@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"net"
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,19 +18,40 @@ import (
 //
 // So a private address learnt from a public peer never gets into the peerstore, and is not dialled.
 
-// announced returns the addresses factory for the configured addresses; announce replaces all that libp2p finds.
-func announced(listen, announce []ma.Multiaddr) func([]ma.Multiaddr) []ma.Multiaddr {
-	loopback := allLoopback(listen)
-	return func(found []ma.Multiaddr) []ma.Multiaddr {
-		switch {
-		case len(announce) > 0:
-			return slices.Clone(announce)
-		case loopback:
-			return found
-		default:
-			return slices.DeleteFunc(slices.Clone(found), manet.IsIPLoopback)
+// advertise is the host's addresses factory: of the addresses that libp2p finds it picks those that others are told. A public
+// address that peers see us under, but no interface has, is a router's: it is told only once we are known to be reachable, so that a
+// node that nobody can dial never looks as if it could be. With AutoNAT or UPnP libp2p finds that out itself.
+func (h *Host) advertise(found []ma.Multiaddr) []ma.Multiaddr {
+	switch {
+	case len(h.announce) > 0:
+		return slices.Clone(h.announce)
+	case h.loopback:
+		return found
+	}
+	found = slices.DeleteFunc(slices.Clone(found), manet.IsIPLoopback)
+	if h.nat.AutoNAT || h.nat.UPnP || h.Reachability() == network.ReachabilityPublic {
+		return found
+	}
+	own := interfaceIPs()
+	return slices.DeleteFunc(found, func(a ma.Multiaddr) bool {
+		ip, err := manet.ToIP(a)
+		return err == nil && !isRelay(a) && manet.IsPublicAddr(a) && !slices.ContainsFunc(own, ip.Equal)
+	})
+}
+
+// interfaceIPs lists the addresses of this machine; none where they cannot be read.
+func interfaceIPs() []net.IP {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	ips := make([]net.IP, 0, len(addrs))
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			ips = append(ips, n.IP)
 		}
 	}
+	return ips
 }
 
 func allLoopback(addrs []ma.Multiaddr) bool {

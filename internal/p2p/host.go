@@ -179,7 +179,7 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 		libp2p.Transport(newTCP(refused, tcpOptions...)),
 		libp2p.Transport(newQUIC(refused)),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
-		libp2p.AddrsFactory(announced(h.listen, h.announce)),
+		libp2p.AddrsFactory(h.advertise),
 		libp2p.DialRanker(rankDials),
 		libp2p.WithDialTimeout(dialTimeout),
 	}

@@ -159,6 +159,18 @@ func TestHost_AnnouncesLoopbackOnlyWhenAllIsLoopback(t *testing.T) {
 	require.Len(t, forwarded.Addrs(), 1)
 }
 
+// Peers tell us which address they see; behind a router it is the router's, which answers nobody that we did not call.
+func TestAdvertise_RoutersAddressOnlyWhenReachable(t *testing.T) {
+	seen := []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1"), ma.StringCast("/ip4/192.168.1.2/tcp/1"), ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1")}
+	h := &Host{listen: []ma.Multiaddr{ma.StringCast("/ip4/0.0.0.0/tcp/1")}}
+	require.Equal(t, seen[1:2], h.advertise(seen))
+	h.dialled.Store(true)
+	require.Equal(t, seen[1:], h.advertise(seen))
+	h.dialled.Store(false)
+	h.nat.AutoNAT = true
+	require.Equal(t, seen[1:], h.advertise(seen), "AutoNAT tries it first")
+}
+
 func port(t *testing.T, a ma.Multiaddr) string {
 	t.Helper()
 	p, err := a.ValueForProtocol(ma.P_TCP)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
@@ -103,8 +102,8 @@ func NewNode(tb testing.TB, h host.Host, ids []expert.ID, change func(*discovery
 	}
 	n := &Node{Host: h, Hosted: NewHosted(ids...)}
 	var err error
-	if r, ok := h.(interface{ Reachability() network.Reachability }); ok {
-		opts = append(opts, discovery.WithReachability(r.Reachability))
+	if h, ok := h.(*p2p.Host); ok {
+		opts = append([]discovery.Option{discovery.WithReachability(h.Reachability)}, opts...)
 	}
 	n.Discovery, err = discovery.New(h, n.Hosted, cfg, opts...)
 	require.NoError(tb, err)
