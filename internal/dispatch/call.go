@@ -22,7 +22,7 @@ import (
 type call struct {
 	d            *Dispatcher
 	ctx          context.Context // the caller's
-	req          *Request
+	req          Request
 	rows, hidden int
 	began        time.Time
 	deadline     time.Time
@@ -38,8 +38,9 @@ type call struct {
 	search  context.Context
 	stop    context.CancelFunc // ends search; nil while there is none
 	planned bool               // the first plan was made
+	stray   bool               // a timer may still hold the call, though it will find nothing to do
 
-	// Room for a call of one pair that is answered at once: it takes no further memory.
+	// Room for a call of one pair that is answered at once: it takes little further memory.
 	oneTask     [1]task
 	oneTodo     [1]int
 	oneExchange exchange
@@ -86,7 +87,7 @@ type exchange struct {
 	items []item
 	pairs []expert.Pair
 	ctx   context.Context
-	stop  context.CancelFunc
+	end   context.CancelCauseFunc // ends ctx
 	began time.Time
 	hedge bool // the second one for what another was asked already
 	watch watch
@@ -111,7 +112,9 @@ func (d *Dispatcher) Call(ctx context.Context, req Request) ([]Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{d: d, ctx: ctx, req: &req, rows: rows, hidden: hidden, began: time.Now(), open: len(req.Pairs)}
+	c := d.newCall()
+	c.ctx, c.req, c.rows, c.hidden = ctx, req, rows, hidden
+	c.began, c.open = time.Now(), len(req.Pairs)
 	timeout := req.Timeout
 	if timeout <= 0 {
 		timeout = d.cfg.Timeout
@@ -135,8 +138,29 @@ func (d *Dispatcher) Call(ctx context.Context, req Request) ([]Answer, error) {
 	c.tell()
 	c.advance(todo)
 	c.others.Wait()
-	c.finish()
-	return c.answers, nil
+	answers := c.finish()
+	d.keep(c)
+	return answers, nil
+}
+
+// newCall returns an empty call, maybe one that was kept.
+func (d *Dispatcher) newCall() *call {
+	if c, ok := d.spare.Get().(*call); ok {
+		return c
+	}
+	return &call{d: d}
+}
+
+// keep empties a call that is over for the next one. What the caller got is not in it. Of its timers one is kept: all were stopped
+// before they rang.
+func (d *Dispatcher) keep(c *call) {
+	if c.stray {
+		return
+	}
+	timer := c.oneExchange.watch.timer
+	*c = call{d: d}
+	c.oneExchange.watch.timer = timer
+	d.spare.Put(c)
 }
 
 // begin prepares a task. Nobody else knows of the call yet.
@@ -272,13 +296,25 @@ func (c *call) join(start []*exchange, i int, pick registry.Pick) []*exchange {
 
 // launch notes that an exchange is under way.
 func (c *call) launch(ex *exchange, now time.Time) {
-	ex.ctx, ex.stop = context.WithDeadline(c.ctx, c.deadline)
+	ctx, end := context.WithCancelCause(c.ctx)
+	ex.ctx, ex.end = &bounded{ctx, c.deadline}, end
 	ex.began = now
 	c.live = append(c.live, ex)
-	if ex.peer != "" {
-		c.watchOver(ex, now)
-	}
+	c.watchOver(ex, now)
 }
+
+// bounded is a context whose deadline is kept by the exchange's timer, so that it needs none of its own.
+type bounded struct {
+	context.Context
+
+	deadline time.Time
+}
+
+// Deadline returns the call's.
+func (b *bounded) Deadline() (time.Time, bool) { return b.deadline, true }
+
+// errDeadline ends the contexts of exchanges at the deadline; it is to all who look what the end of a context at its deadline is.
+var errDeadline = fmt.Errorf("%w: %w", expert.ErrDeadlineExceeded, context.DeadlineExceeded)
 
 // run makes the exchange, and returns the tasks that need another attempt; the goroutine holds a hand on each.
 func (c *call) run(ex *exchange) (again []int) {
@@ -292,7 +328,7 @@ func (c *call) run(ex *exchange) (again []int) {
 	} else {
 		results, load, err = c.d.caller.Call(ex.ctx, ex.peer, c.req.X, ex.pairs, c.req.Codec)
 	}
-	ex.stop()
+	ex.end(expert.ErrCancelled)
 	return c.settle(ex, results, load, err)
 }
 
@@ -322,7 +358,7 @@ func (c *call) decide(i int, a Answer) {
 	}
 	for _, ex := range c.live {
 		if !c.wanted(ex) {
-			ex.stop()
+			ex.end(expert.ErrCancelled)
 		}
 	}
 	if c.open == 0 && c.stop != nil {
@@ -380,12 +416,13 @@ func (c *call) complete(i int) Answer {
 	return a
 }
 
-// finish ends what is left. All goroutines of the call have ended.
-func (c *call) finish() {
+// finish ends what is left, and returns the answers. All goroutines of the call have ended.
+func (c *call) finish() []Answer {
 	if c.stop != nil {
 		c.stop()
 	}
 	for i := range c.answers {
 		c.answers[i] = c.complete(i)
 	}
+	return c.answers
 }

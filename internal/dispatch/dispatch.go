@@ -53,6 +53,7 @@ type Dispatcher struct {
 	log     zerolog.Logger
 	dice    registry.Dice
 
+	spare   sync.Pool // of *call, empty
 	lookups lookups
 	budget  budget
 	pings   pings

@@ -22,10 +22,9 @@ func finite(values []float32) bool {
 	}
 	words := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(values))), len(values)/2)
 	for len(words) >= 8 {
-		var carry uint64
-		for _, w := range words[:8] {
-			carry |= w&exponents + lowest
-		}
+		w := words[:8:8]
+		carry := (w[0]&exponents + lowest) | (w[1]&exponents + lowest) | (w[2]&exponents + lowest) | (w[3]&exponents + lowest) |
+			(w[4]&exponents + lowest) | (w[5]&exponents + lowest) | (w[6]&exponents + lowest) | (w[7]&exponents + lowest)
 		if carry&signs != 0 {
 			return false
 		}

@@ -272,7 +272,8 @@ func (c *call) reason(t *task) error {
 	case a.last != nil && !errors.Is(a.last, expert.ErrNotFound):
 		return a.last
 	case a.none.Known > 0 && a.last == nil:
-		return fmt.Errorf("%w: %w", expert.ErrNotReady, &a.none)
+		none := a.none
+		return fmt.Errorf("%w: %w", expert.ErrNotReady, &none)
 	case t.hunt.err != nil:
 		return fmt.Errorf("%w: this node does not host it, no host is configured, and the look-up in the DHT failed: %w",
 			expert.ErrNotFound, t.hunt.err)

@@ -36,7 +36,7 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 	}
 	checks := c.drawChecks(ex, results)
 	c.mu.Lock()
-	ex.watch.unwatch()
+	c.unwatch(ex)
 	c.live = slices.DeleteFunc(c.live, func(other *exchange) bool { return other == ex })
 	for k := range ex.items {
 		it := &ex.items[k]

@@ -32,6 +32,7 @@ type watch struct {
 	hedgeAt time.Time
 	pingAt  time.Time
 	shareAt time.Time
+	endAt   time.Time     // the call's deadline
 	every   time.Duration // between two pings
 	missed  bool          // it missed a ping
 	late    bool          // it used up its share of the deadline
@@ -41,22 +42,29 @@ type watch struct {
 // watchOver begins to watch over an exchange with a peer. The lock is held.
 func (c *call) watchOver(ex *exchange, now time.Time) {
 	w := &ex.watch
-	if c.d.cfg.Hedge && !ex.hedge {
-		c.d.budget.earn()
-		w.hedgeAt = now.Add(c.usual(ex))
+	w.endAt = c.deadline
+	if ex.peer != "" {
+		if c.d.cfg.Hedge && !ex.hedge {
+			c.d.budget.earn()
+			w.hedgeAt = now.Add(c.usual(ex))
+		}
+		w.every = silence
+		w.pingAt = now.Add(silence)
+		if share := c.deadline.Sub(now) / 2; share >= leastShare {
+			w.shareAt = now.Add(share)
+		}
 	}
-	w.every = silence
-	w.pingAt = now.Add(silence)
-	if share := c.deadline.Sub(now) / 2; share >= leastShare {
-		w.shareAt = now.Add(share)
+	if w.timer != nil {
+		w.timer.Reset(w.next().Sub(now)) // of an earlier call in the same place
+		return
 	}
 	w.timer = time.AfterFunc(w.next().Sub(now), func() { c.ring(ex) })
 }
 
 // next is when the timer has to ring.
 func (w *watch) next() time.Time {
-	next := w.pingAt
-	for _, at := range [...]time.Time{w.hedgeAt, w.shareAt} {
+	next := w.endAt
+	for _, at := range [...]time.Time{w.hedgeAt, w.pingAt, w.shareAt} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
@@ -74,10 +82,10 @@ func due(at *time.Time, now time.Time) bool {
 }
 
 // unwatch ends the watch. The lock is held.
-func (w *watch) unwatch() {
-	w.ended = true
-	if w.timer != nil {
-		w.timer.Stop()
+func (c *call) unwatch(ex *exchange) {
+	ex.watch.ended = true
+	if !ex.watch.timer.Stop() {
+		c.stray = true
 	}
 }
 
@@ -107,6 +115,11 @@ func (c *call) ring(ex *exchange) {
 	c.others.Add(1)
 	defer c.others.Done()
 	now := time.Now()
+	if due(&w.endAt, now) {
+		ex.end(errDeadline)
+		c.mu.Unlock()
+		return
+	}
 	if due(&w.hedgeAt, now) {
 		c.hedge(ex, now)
 	}
