@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -108,7 +109,7 @@ func callQuery(raw string) (req api.CallRequest, drawn bool, err error) {
 			drawn = true
 			req.Seed, err = strconv.ParseUint(value, 10, 64)
 		default:
-			err = fmt.Errorf("unknown: expected timeout, digest, codec, numerics, rows or seed")
+			err = errors.New("unknown: expected timeout, digest, codec, numerics, rows or seed")
 		}
 		if err != nil {
 			return req, false, refuse(wire.InvalidArgument, "query parameter "+quoted(key)+": "+err.Error())

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,8 +31,7 @@ func npyFile(t testing.TB, shape []int, data []float32) []byte {
 
 func TestCall_ClientGetsBackWhatItSent(t *testing.T) {
 	f := newFace(t)
-	c := api.NewClient(f.Addr().String(), "")
-	defer c.Close()
+	c := f.apiClient()
 	for _, shape := range [][]int{{4}, {2, 4}, {2, 3, 4}, {3000, 1024}} {
 		n := tensor.Shape(shape).TotalSize()
 		data := make([]float32, n)
@@ -152,7 +152,7 @@ func TestCall_RefusesWithTheReason(t *testing.T) {
 		"not npy":         {"", api.MIMENpy, []byte("hello"), 400, "INVALID_ARGUMENT", "magic"},
 		"empty npy":       {"", api.MIMENpy, npyFile(t, []int{0, 4}, nil), 400, "INVALID_ARGUMENT", "empty batch"},
 		"cut npy":         {"", api.MIMENpy, array[:len(array)-1], 400, "INVALID_ARGUMENT", "claims 144"},
-		"long npy":        {"", api.MIMENpy, append(array[:len(array):len(array)], 0), 400, "INVALID_ARGUMENT", "claims 144"},
+		"long npy":        {"", api.MIMENpy, append(slices.Clip(array), 0), 400, "INVALID_ARGUMENT", "claims 144"},
 		"huge":            {"", api.MIMENpy, make([]byte, 1<<20+1), 413, "RESOURCE_EXHAUSTED", "max_frame"},
 		"no JSON":         {"", mimeJSON, []byte("hello"), 400, "INVALID_ARGUMENT", "object"},
 		"other key":       {"", mimeJSON, []byte(`{"inputs":[[1]]}`), 400, "INVALID_ARGUMENT", "unknown key"},
@@ -255,7 +255,7 @@ func TestCall_EndsWhenTheClientGoes(t *testing.T) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url("/api/v1/call/expert-1"), bytes.NewReader(body))
 		require.NoError(t, err)
 		go func() {
-			requireSoon(t, entered)
+			<-entered
 			cancel()
 		}()
 		_, err = f.client.Do(req) //nolint:bodyclose // there is none

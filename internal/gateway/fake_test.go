@@ -153,6 +153,13 @@ func newFace(t testing.TB, change ...func(*Config)) *face {
 	return f
 }
 
+// apiClient is the client that the commands use.
+func (f *face) apiClient() *api.Client {
+	c := api.NewClient(f.Addr().String(), "")
+	f.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 func (f *face) url(path string) string { return "http://" + f.Addr().String() + path }
 
 // answer is what came back, body read.

@@ -149,7 +149,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	if g.grpcListener != nil {
-		grpcServer = g.newGRPCServer()
+		grpcServer = g.newGRPCServer() //nolint:contextcheck // calls have contexts of their own connections
 		group.Go(func() error {
 			if err := grpcServer.Serve(g.grpcListener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 				return fmt.Errorf("serving gRPC on %s: %w", g.GRPCAddr(), err)
@@ -159,16 +159,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		<-ctx.Done()
-		g.stop(httpServer, grpcServer, cut)
+		g.stop(requests, httpServer, grpcServer, cut)
 		return nil
 	})
 	return group.Wait()
 }
 
-// stop drains both faces at once, within cfg.Drain.
-func (g *Gateway) stop(httpServer *http.Server, grpcServer *grpc.Server, cut context.CancelCauseFunc) {
+// stop drains both faces at once, within cfg.Drain; ctx is that of the requests.
+func (g *Gateway) stop(ctx context.Context, httpServer *http.Server, grpcServer *grpc.Server, cut context.CancelCauseFunc) {
 	g.stopOnce.Do(func() { close(g.stopping) })
-	drain, cancel := context.WithTimeout(context.Background(), g.cfg.Drain)
+	drain, cancel := context.WithTimeout(ctx, g.cfg.Drain)
 	defer cancel()
 	var faces sync.WaitGroup
 	if httpServer != nil {

@@ -169,8 +169,7 @@ func TestDocuments_AreThoseOfTheClient(t *testing.T) {
 		}
 		return api.ExpertList{Experts: f.node.experts}, nil
 	}
-	c := api.NewClient(f.Addr().String(), "")
-	defer c.Close()
+	c := f.apiClient()
 	ctx := context.Background()
 	status, err := c.Status(ctx)
 	require.NoError(t, err)
@@ -230,8 +229,7 @@ func TestBench_StreamsProgressAndResult(t *testing.T) {
 		}
 		return api.BenchResult{Calls: 2}, nil
 	}
-	c := api.NewClient(f.Addr().String(), "")
-	defer c.Close()
+	c := f.apiClient()
 	result, err := c.Bench(context.Background(), api.BenchRequest{Names: []string{"expert-1"}, Rows: 1}, func(p api.BenchProgress) {
 		require.Equal(t, api.BenchProgress{Done: 1, Total: 2}, p)
 		close(heard)
@@ -253,11 +251,10 @@ func TestBench_EndsWhenTheClientGoes(t *testing.T) {
 		return api.BenchResult{}, ctx.Err()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := api.NewClient(f.Addr().String(), "")
-	defer c.Close()
+	c := f.apiClient()
 	_, err := c.Bench(ctx, api.BenchRequest{}, func(api.BenchProgress) { cancel() })
 	require.Error(t, err)
-	requireSoon(t, ended)
+	require.Error(t, requireSoon(t, ended))
 }
 
 func requireSoon[T any](t *testing.T, c <-chan T) T {
@@ -345,7 +342,7 @@ func TestStop_AnswersWhatIsUnderWay(t *testing.T) {
 	require.Eventually(t, func() bool {
 		c, err := net.Dial("tcp", f.Addr().String())
 		if err == nil {
-			c.Close()
+			_ = c.Close()
 		}
 		return err != nil
 	}, 10*time.Second, time.Millisecond)
@@ -487,7 +484,7 @@ func TestConnection_IsKeptAfterARefusal(t *testing.T) {
 	f := newFace(t)
 	c, err := net.Dial("tcp", f.Addr().String())
 	require.NoError(t, err)
-	defer c.Close()
+	t.Cleanup(func() { _ = c.Close() })
 	r := bufio.NewReader(c)
 	for range 3 {
 		_, err = fmt.Fprintf(c, "POST /api/v1/call/expert-1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{\"input\":[[1,]}")

@@ -99,7 +99,7 @@ func FuzzCallBody(f *testing.F) {
 				want = append(want, slices.Concat(rows...)...)
 			}
 		}
-		require.Equal(t, len(want), len(data))
+		require.Len(t, data, len(want))
 		for i := range want {
 			require.Equal(t, math.Float32bits(want[i]), math.Float32bits(data[i]))
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -48,7 +49,7 @@ func (p *inferParams) set(key string, value any) error {
 		p.binary, err = flag(value)
 	case "priority":
 	default:
-		err = fmt.Errorf("unknown: expected timeout_ms, digest, codec, numerics, policy or combine")
+		err = errors.New("unknown: expected timeout_ms, digest, codec, numerics, policy or combine")
 	}
 	if err != nil {
 		return refuse(wire.InvalidArgument, "parameter "+quoted(key)+": "+err.Error())

@@ -42,10 +42,11 @@ type oipReply struct {
 }
 
 // infer posts JSON with binary behind it, and splits the answer likewise.
-func (f *face) infer(path, text string, behind []byte, header ...string) (answer, oipReply, []byte) {
+func (f *face) infer(path, text string, behind []byte) (answer, oipReply, []byte) {
 	f.t.Helper()
+	var header []string
 	if behind != nil {
-		header = append(header, headerLength, strconv.Itoa(len(text)))
+		header = []string{headerLength, strconv.Itoa(len(text))}
 	}
 	a := f.post("/v2/models/"+path, "application/octet-stream", append([]byte(text), behind...), header...)
 	var reply oipReply
@@ -74,7 +75,7 @@ func TestOIP_JSONInJSONOut(t *testing.T) {
 	} {
 		a, reply, rest := f.infer("mixtral@v2/0/3/infer", text, nil)
 		require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
-		require.Equal(t, mimeJSON, a.Header.Get("Content-Type"))
+		require.Equal(t, "application/json", a.Header.Get("Content-Type"))
 		require.Empty(t, rest)
 		require.Equal(t, []float32{1, 2.5, -3, 0.4}, reply.Outputs[0].Data)
 		require.Equal(t, []int{2, 2}, reply.Outputs[0].Shape)
@@ -417,7 +418,7 @@ func TestOIP_GRPCDeadlineAndCancelReachTheCall(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	go func() {
-		req := requireSoon(t, entered)
+		req := <-entered
 		if req.Timeout < 30*time.Second || req.Timeout > time.Minute {
 			t.Errorf("the call got %v of its minute", req.Timeout)
 		}

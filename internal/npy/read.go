@@ -129,10 +129,10 @@ func fromFortran(src []float32, shape []int) []float32 {
 // fromHalf converts an IEEE 754 binary16, exactly.
 func fromHalf(h uint16) float32 {
 	sign, exponent, fraction := uint32(h>>15)<<31, uint32(h>>10)&0x1f, uint32(h)&0x3ff
-	switch {
-	case exponent == 0x1f: // infinities and NaNs keep their payload
+	switch exponent {
+	case 0x1f: // infinities and NaNs keep their payload
 		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
-	case exponent == 0: // zeros and subnormals are multiples of 2^-24, which float32 holds exactly
+	case 0: // zeros and subnormals are multiples of 2^-24, which float32 holds exactly
 		return math.Float32frombits(sign | math.Float32bits(float32(fraction)*0x1p-24))
 	default:
 		return math.Float32frombits(sign | (exponent+127-15)<<23 | fraction<<13)
