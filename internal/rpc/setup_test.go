@@ -29,13 +29,15 @@ func TestMain(m *testing.M) {
 // waitFor bounds what a test waits for; it is met in milliseconds.
 const waitFor = 20 * time.Second
 
-// newHost makes a host on loopback TCP.
+// newHost makes a host on loopback TCP. Unless opts set a resource manager, it has one that limits nothing.
 func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	t.Helper()
-	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
-	require.NoError(t, err)
+	if len(opts) == 0 {
+		resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
+		require.NoError(t, err)
+		opts = append(opts, libp2p.ResourceManager(resources))
+	}
 	opts = append([]libp2p.Option{
-		libp2p.ResourceManager(resources),
 		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics(),
 	}, opts...)
 	h, err := libp2p.New(opts...)
@@ -135,7 +137,7 @@ type fakeHandler struct {
 	refuse func(i int, p expert.Pair) error
 	run    func(ctx context.Context, x *tensor.Dense, pairs []expert.Pair) []expert.Result
 
-	hold   chan struct{} // for tests that keep work from ending
+	hold chan struct{} // for tests that keep work from ending
 
 	admitted, released, ran atomic.Int64
 
