@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"gorgonia.org/tensor"
@@ -23,7 +25,7 @@ const maxInput = 256 << 20
 const grace = 2 * time.Second
 
 type callCmd struct {
-	Name     string        `arg:"" help:"expert-N, N, or MODEL[@REVISION]/LAYER/INDEX."`
+	Name     string        `arg:"" help:"An expert: expert-N, N, MODEL[@REVISION]/LAYER/INDEX. Or a MoE layer: MODEL[@REVISION]/LAYER."`
 	Input    string        `placeholder:"X.npy" help:"Rows to send: 1-D, 2-D or 3-D float32; - reads stdin."`
 	Output   string        `placeholder:"Y.npy" help:"Where to write the answer; - writes stdout."`
 	Rows     int           `placeholder:"N" help:"Without --input: how many random rows to send."`
@@ -32,6 +34,9 @@ type callCmd struct {
 	Digest   string        `placeholder:"HEX" help:"Pin the weights: 64 hexadecimal digits."`
 	Codec    string        `enum:",f32,bf16,f16" default:"" help:"Activations on the wire: f32, bf16 or f16 (default: the node's)."`
 	Numerics string        `enum:",exact,dot,tile" default:"" help:"Order of operations: exact, dot or tile (default: the host's)."`
+	Combine  string        `enum:",caller,peer" default:"" help:"Layers: add the experts' outputs up at the caller (bit-exact whoever hosts) or at each peer (fewer bytes)."`
+	Policy   string        `enum:",fail,skip" default:"" help:"Layers: when nobody answers for an expert, fail (default) or leave it out."`
+	TopK     int           `placeholder:"K" help:"Layers: experts for each row (default: as the model says)."`
 	join     `embed:""`
 }
 
@@ -43,6 +48,8 @@ func (c *callCmd) check(a *app) error {
 		return usageError("--input brings its own rows: leave out --rows")
 	case c.Rows < 0:
 		return usagef("--rows %d: expected a positive number", c.Rows)
+	case c.TopK < 0:
+		return usagef("--top-k %d: expected a positive number", c.TopK)
 	case c.Timeout <= 0:
 		return usagef("--timeout %v: expected a positive duration, such as 5s", c.Timeout)
 	}
@@ -51,7 +58,18 @@ func (c *callCmd) check(a *app) error {
 			return usageError(err.Error())
 		}
 	}
-	return checkNames([]string{c.Name}, false)
+	ref, err := expert.ParseRef(c.Name)
+	switch {
+	case err != nil:
+		return usageError(err.Error())
+	case ref.Layer == nil && (c.Combine != "" || c.Policy != "" || c.TopK != 0):
+		return usagef("--combine, --policy and --top-k are for layers: %s is one expert", c.Name)
+	case ref.Layer != nil && c.Digest != "":
+		return usagef("--digest pins one expert's weights: %s is a layer", c.Name)
+	case ref.Layer != nil && len(c.Bootstrap) > 0:
+		return usagef("%s is a layer: it takes a node that has its router; leave out --bootstrap", c.Name)
+	}
+	return nil
 }
 
 // Run makes the call.
@@ -63,13 +81,16 @@ func (c *callCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(a.ctx, c.Timeout+grace)
+	defer cancel()
+	if ref, err := expert.ParseRef(c.Name); err == nil && ref.Layer != nil {
+		return c.callLayer(ctx, a, x)
+	}
 	s, err := c.open(a)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	ctx, cancel := context.WithTimeout(a.ctx, c.Timeout+grace)
-	defer cancel()
 	res, y, err := s.Call(ctx, api.CallRequest{
 		Name: c.Name, Input: x, Rows: max(c.Rows, 1), Seed: c.Seed,
 		Timeout: c.Timeout, Digest: c.Digest, Codec: c.Codec, Numerics: c.Numerics,
@@ -93,6 +114,40 @@ func (c *callCmd) Run(a *app) error {
 		}
 		fmt.Fprintf(w, "  output    %v float32, sha256 %s\n", res.Shape, res.SHA256)
 		fmt.Fprintf(w, "  digest    %s\n  numerics  %s\n", res.Digest, dash(res.Numerics))
+		if c.Output != "" {
+			fmt.Fprintf(w, "  written   %s\n", c.Output)
+		}
+	})
+}
+
+func (c *callCmd) callLayer(ctx context.Context, a *app, x *tensor.Dense) error {
+	n := a.node()
+	defer n.Close()
+	res, out, err := n.CallLayer(ctx, api.LayerRequest{
+		Name: c.Name, Input: x, Rows: max(c.Rows, 1), Seed: c.Seed, TopK: c.TopK,
+		Timeout: c.Timeout, Codec: c.Codec, Numerics: c.Numerics, Combine: c.Combine, Policy: c.Policy,
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.writeOutput(a, out.HiddenStates); err != nil {
+		return err
+	}
+	if c.Output == "-" {
+		return nil
+	}
+	return a.print(res, func(w io.Writer) {
+		fmt.Fprintf(w, "%s answered in %s\n", res.Layer, millis(res.MS))
+		rows := [][]string{{"  EXPERT", "ROWS", "BY", "WHERE"}}
+		for _, by := range res.AnsweredBy {
+			rows = append(rows, []string{fmt.Sprintf("  %d", by.Index), strconv.Itoa(by.Rows), by.Peer, string(by.Where)})
+		}
+		table(w, rows)
+		if len(res.MissingNames) > 0 {
+			fmt.Fprintf(w, "  missing   %s\n", strings.Join(res.MissingNames, " "))
+		}
+		fmt.Fprintf(w, "  output    %v float32, sha256 %s\n", res.Shape, res.SHA256)
+		fmt.Fprintf(w, "  numerics  %s, balance %.2f\n", dash(res.Numerics), res.Balance)
 		if c.Output != "" {
 			fmt.Fprintf(w, "  written   %s\n", c.Output)
 		}

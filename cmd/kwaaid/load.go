@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/config"
 )
 
 type loadCmd struct {
@@ -13,11 +15,19 @@ type loadCmd struct {
 
 // Run has the node load, and waits until the experts are ready.
 func (c *loadCmd) Run(a *app) error {
+	e, err := config.ParseExpert(c.Spec)
+	if err != nil {
+		return usagef("%s: %v", c.Spec, err)
+	}
+	dir, err := os.Getwd() // the node's working directory is another
+	if err != nil {
+		return err
+	}
 	n := a.node()
 	defer n.Close()
 	p := a.progress()
 	p.set("loading %s ...", c.Spec)
-	list, err := n.Load(a.ctx, api.LoadRequest{Spec: c.Spec})
+	list, err := n.Load(a.ctx, api.LoadRequest{Spec: e.Rebase(dir).String()})
 	p.clear()
 	if err != nil {
 		return err

@@ -89,6 +89,11 @@ func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
 	return get[[]Peer](ctx, c, http.MethodGet, "/api/v1/peers", nil)
 }
 
+// Layers asks for the layers that the node can route.
+func (c *Client) Layers(ctx context.Context) ([]Layer, error) {
+	return get[[]Layer](ctx, c, http.MethodGet, "/api/v1/layers", nil)
+}
+
 // Resolve asks who hosts the expert.
 func (c *Client) Resolve(ctx context.Context, name string) (Resolved, error) {
 	return get[Resolved](ctx, c, http.MethodGet, "/api/v1/resolve/"+escapeName(name), nil)
@@ -122,53 +127,82 @@ func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	return doc, nil
 }
 
-// Call makes one forward pass through the node.
-func (c *Client) Call(ctx context.Context, req CallRequest) (CallResult, *tensor.Dense, error) {
-	q := url.Values{}
-	set := func(key, value string) {
-		if value != "" {
-			q.Set(key, value)
-		}
+// Call makes one forward pass of an expert through the node.
+func (c *Client) Call(ctx context.Context, req CallRequest) (res CallResult, y *tensor.Dense, err error) {
+	q := query{}
+	q.set("digest", req.Digest)
+	q.set("codec", req.Codec)
+	q.set("numerics", req.Numerics)
+	q.timeout(req.Timeout)
+	y, err = c.call(ctx, req.Name, q, req.Input, req.Rows, req.Seed, &res)
+	return res, y, err
+}
+
+// CallLayer makes one forward pass of a layer through the node. Of the outputs the hidden states come back; the others go by the Open
+// Inference Protocol.
+func (c *Client) CallLayer(ctx context.Context, req LayerRequest) (res LayerResult, out LayerOutput, err error) {
+	q := query{}
+	q.set("codec", req.Codec)
+	q.set("numerics", req.Numerics)
+	q.set("combine", req.Combine)
+	q.set("policy", req.Policy)
+	q.timeout(req.Timeout)
+	if req.TopK > 0 {
+		q.set("top_k", strconv.Itoa(req.TopK))
 	}
-	set("digest", req.Digest)
-	set("codec", req.Codec)
-	set("numerics", req.Numerics)
-	if req.Timeout > 0 {
-		q.Set("timeout", req.Timeout.String())
+	out.HiddenStates, err = c.call(ctx, req.Name, q, req.Input, req.Rows, req.Seed, &res)
+	return res, out, err
+}
+
+// query is what stands behind the question mark.
+type query map[string][]string
+
+func (q query) set(key, value string) {
+	if value != "" {
+		url.Values(q).Set(key, value)
 	}
+}
+
+func (q query) timeout(d time.Duration) {
+	if d > 0 {
+		q.set("timeout", d.String())
+	}
+}
+
+// call posts rows, or has them drawn, and decodes the document and the output of the reply.
+func (c *Client) call(ctx context.Context, name string, q query, x *tensor.Dense, rows int, seed uint64, res any) (*tensor.Dense, error) {
 	var body io.Reader
 	contentType := ""
-	if req.Input != nil {
-		x, ok := req.Input.Data().([]float32)
+	if x != nil {
+		values, ok := x.Data().([]float32)
 		if !ok {
-			return CallResult{}, nil, NewError("INVALID_ARGUMENT", fmt.Sprintf("the input is %v: expected float32", req.Input.Dtype()), nil)
+			return nil, NewError("INVALID_ARGUMENT", fmt.Sprintf("the input is %v: expected float32", x.Dtype()), nil)
 		}
 		var buf bytes.Buffer
-		if err := npy.Write(&buf, req.Input.Shape(), x); err != nil {
-			return CallResult{}, nil, err
+		if err := npy.Write(&buf, x.Shape(), values); err != nil {
+			return nil, err
 		}
 		body, contentType = &buf, MIMENpy
 	} else {
-		q.Set("rows", strconv.Itoa(max(req.Rows, 1)))
-		q.Set("seed", strconv.FormatUint(req.Seed, 10))
+		q.set("rows", strconv.Itoa(max(rows, 1)))
+		q.set("seed", strconv.FormatUint(seed, 10))
 	}
-	resp, err := c.do(ctx, http.MethodPost, "/api/v1/call/"+escapeName(req.Name)+"?"+q.Encode(), contentType, body, MIMENpy)
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/call/"+escapeName(name)+"?"+url.Values(q).Encode(), contentType, body, MIMENpy)
 	if err != nil {
-		return CallResult{}, nil, err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return CallResult{}, nil, c.errorOf(resp)
+		return nil, c.errorOf(resp)
 	}
-	var res CallResult
-	if err := json.Unmarshal([]byte(resp.Header.Get(ResultHeader)), &res); err != nil {
-		return CallResult{}, nil, fmt.Errorf("the header %s of %s: %w", ResultHeader, c.addr, err)
+	if err := json.Unmarshal([]byte(resp.Header.Get(ResultHeader)), res); err != nil {
+		return nil, fmt.Errorf("the header %s of %s: %w", ResultHeader, c.addr, err)
 	}
 	shape, y, err := npy.Read(resp.Body, maxOutput)
 	if err != nil {
-		return CallResult{}, nil, fmt.Errorf("reading the output from %s: %w", c.addr, err)
+		return nil, fmt.Errorf("reading the output from %s: %w", c.addr, err)
 	}
-	return res, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(y)), nil
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(y)), nil
 }
 
 // Bench has the node make load; progress is called as it goes, in this goroutine.

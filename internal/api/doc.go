@@ -2,6 +2,7 @@
 // both sides. The gateway serves them, a node fills them in, the commands print them.
 //
 //	call.go    one forward pass: request, result, attempts
+//	layer.go   the same of a MoE layer
 //	node.go    status, experts, peers, resolve
 //	bench.go   load made by the node itself, with progress
 //	errors.go  the error document, as a Go error

@@ -28,6 +28,7 @@ type Config struct {
 	PProf     bool      `yaml:"pprof" doc:"Serves Go's profiles at /debug/pprof/ on api."`
 	Log       Log       `yaml:"log" doc:"What is logged, to standard error."`
 	Experts   []Expert  `yaml:"experts" doc:"Experts to host."`
+	Layers    []Layer   `yaml:"layers" doc:"MoE layers that this node can route without hosting their experts; those of checkpoints that it hosts it routes anyway."`
 	Fallbacks Fallbacks `yaml:"fallbacks" doc:"Experts to ask, in this order, when nobody answers for the one on the left. Of the same hidden size; the reply says who answered."`
 	Remotes   Remotes   `yaml:"remotes" doc:"Providers that are known without the DHT."`
 	Calls     Calls     `yaml:"calls" doc:"Calls that this node makes."`
@@ -56,6 +57,26 @@ type Calls struct {
 	MaxRetries int           `yaml:"max_retries" doc:"Attempts after the first, on other providers."`
 	Hedge      bool          `yaml:"hedge" doc:"Asks a second provider when the first is slower than that expert usually is."`
 	Codec      string        `yaml:"codec" doc:"Activations on the wire: f32 (bit-exact), bf16 or f16"`
+
+	TopK             int           `yaml:"top_k" doc:"Experts for each row of a layer; 0: as the model says"`
+	KMin             int           `yaml:"k_min" doc:"A quorum for layers: answers that each row needs; 0: all"`
+	TimeoutAfterKMin time.Duration `yaml:"timeout_after_k_min" doc:"How long experts beyond a quorum are waited for."`
+}
+
+// Layer is one entry of `layers`: of a checkpoint only gates and shared experts are loaded.
+type Layer struct {
+	Checkpoint string    `yaml:"checkpoint"` // Hugging Face directory
+	Model      string    `yaml:"model"`      // its name in the swarm; empty: the directory's name
+	Revision   string    `yaml:"revision"`   // empty: main
+	Layers     Selection `yaml:"layers"`     // all, unless said otherwise
+}
+
+// ModelName returns the name under which the checkpoint's layers are known, and checks it.
+func (l Layer) ModelName() (string, error) { return l.checkpoint().ModelName() }
+
+// checkpoint is the entry of `experts` that would host what this one routes.
+func (l Layer) checkpoint() Expert {
+	return Expert{Checkpoint: l.Checkpoint, Model: l.Model, Revision: l.Revision, Layers: l.Layers}
 }
 
 // Checks says how answers are checked.
@@ -104,10 +125,10 @@ func Default() *Config {
 		Calls: Calls{
 			Timeout:    calls.Timeout,
 			MaxRetries: calls.MaxRetries,
-			Hedge:      true,
+			Hedge:      calls.Hedge,
 			Codec:      "f32",
 		},
-		Checks: Checks{Share: 0.02, NaN: calls.CheckNaN},
+		Checks: Checks{Share: calls.CheckShare, NaN: calls.CheckNaN},
 		Serving: Serving{
 			MaxRows:    answers.MaxRows,
 			QueueRows:  answers.QueueRows,

@@ -35,6 +35,9 @@ var examples = map[string]string{
   # Returns its input, for tests and probes.
   - {id: 7, kind: identity, hidden: 1024}
 `,
+	"layers": `layers:
+  - {checkpoint: ./olmoe-1b-7b, model: olmoe-1b-7b}    # only gates and shared experts are loaded
+`,
 	"fallbacks": `fallbacks:
   expert-42: [expert-43, olmoe-1b-7b/3/17]
 `,

@@ -139,6 +139,10 @@ func (l *loader) readFile(path string) {
 	for i, e := range l.config.Experts {
 		l.config.Experts[i] = e.expandHome(l.env["HOME"]).Rebase(dir)
 	}
+	for i := range l.config.Layers {
+		path := &l.config.Layers[i].Checkpoint
+		*path = rebase(dir, expandHome(*path, l.env["HOME"]))
+	}
 	l.config.Data = rebase(dir, expandHome(l.config.Data, l.env["HOME"]))
 }
 
@@ -240,6 +244,9 @@ func (l *loader) settlePaths() {
 	home := l.env["HOME"]
 	for i, e := range l.config.Experts {
 		l.config.Experts[i] = e.expandHome(home)
+	}
+	for i := range l.config.Layers {
+		l.config.Layers[i].Checkpoint = expandHome(l.config.Layers[i].Checkpoint, home)
 	}
 	state, _, _ := strings.Cut(l.env["STATE_DIRECTORY"], ":") // systemd separates several by colons
 	data := l.env["XDG_DATA_HOME"]

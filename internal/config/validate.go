@@ -29,6 +29,7 @@ func (c *Config) problems() Problems {
 	oneOf(&ps, "log.level", c.Log.Level, "trace", "debug", "info", "warn", "error")
 	oneOf(&ps, "log.format", c.Log.Format, "auto", "console", "json")
 	c.checkExperts(&ps)
+	c.checkLayers(&ps)
 	c.checkReferences(&ps)
 	c.checkCalls(&ps)
 	c.checkServing(&ps)
@@ -36,7 +37,7 @@ func (c *Config) problems() Problems {
 	ps.addAll(c.P2P().Validate(), all, "")
 	ps.addAll(c.Discovery().Validate(), all, "")
 	ps.addAll(c.Gateway().Validate(), all, "")
-	ps.addAll(c.Dispatch().Validate(), all, "calls")
+	ps.addAll(c.Dispatch().Validate(), all, "calls", "checks")
 	ps.addAll(c.ServingHost().Validate(), all, "serving")
 	ps.addAll(c.RPCServer().Validate(), all, "limits", "serving")
 	return ps
@@ -138,6 +139,20 @@ func (c *Config) checkExperts(ps *Problems) {
 	}
 }
 
+// checkLayers checks each entry as one of experts, whose rules for checkpoints it shares.
+func (c *Config) checkLayers(ps *Problems) {
+	for i, l := range c.Layers {
+		path := element("layers", i)
+		if l.Checkpoint == "" {
+			ps.add(path, "expected a checkpoint: the directory with config.json and the router's tensors")
+			continue
+		}
+		for _, p := range l.checkpoint().problems() {
+			ps.add(join(path, p.Path), "%s", p.Message)
+		}
+	}
+}
+
 // checkReferences checks fallbacks and remotes. The same expert under two keys would leave one of them out of sight.
 func (c *Config) checkReferences(ps *Problems) {
 	seen := map[expert.ID]Ref{}
@@ -171,8 +186,13 @@ func (c *Config) checkReferences(ps *Problems) {
 
 func (c *Config) checkCalls(ps *Problems) {
 	oneOf(ps, "calls.codec", c.Calls.Codec, "f32", "bf16", "f16")
-	if !(c.Checks.Share >= 0 && c.Checks.Share <= 1) { // NaN as well
-		ps.add("checks.share", "%v: expected a fraction of the calls, 0 to 1", c.Checks.Share)
+	for _, v := range []struct {
+		key   string
+		value int64
+	}{{"top_k", int64(c.Calls.TopK)}, {"k_min", int64(c.Calls.KMin)}, {"timeout_after_k_min", int64(c.Calls.TimeoutAfterKMin)}} {
+		if v.value < 0 {
+			ps.add(join("calls", v.key), "is below 0")
+		}
 	}
 }
 

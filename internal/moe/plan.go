@@ -50,6 +50,16 @@ func NewGate(rule Rule, t Tensors, hidden int) (*Gate, error) {
 // Rule returns how the gate chooses.
 func (g *Gate) Rule() Rule { return g.rule }
 
+// WithTopK returns the same gate choosing k experts for each row. The error matches ErrRouting.
+func (g *Gate) WithTopK(k int) (*Gate, error) {
+	other := *g
+	other.rule.TopK = k
+	if err := other.rule.Validate(g.experts); err != nil {
+		return nil, err
+	}
+	return &other, nil
+}
+
 // Experts returns how many experts the gate chooses from.
 func (g *Gate) Experts() int { return g.experts }
 

@@ -23,11 +23,7 @@ func (c *core) Call(ctx context.Context, req api.CallRequest) (api.CallResult, *
 	if err != nil {
 		return api.CallResult{}, nil, document(err, c.self)
 	}
-	timeout := req.Timeout
-	if timeout <= 0 {
-		timeout = c.cfg.Calls.Timeout
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %v were given", expert.ErrDeadlineExceeded, timeout))
+	ctx, cancel := c.deadline(ctx, req.Timeout)
 	defer cancel()
 	x, shape := req.Input, tensor.Shape(nil)
 	if x == nil {
@@ -60,6 +56,14 @@ func (c *core) Call(ctx context.Context, req api.CallRequest) (api.CallResult, *
 		res.Name = ref.Name.String()
 	}
 	return res, y, nil
+}
+
+// deadline bounds a call; 0 is the node's own choice.
+func (c *core) deadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		timeout = c.cfg.Calls.Timeout
+	}
+	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %v were given", expert.ErrDeadlineExceeded, timeout))
 }
 
 // forward is Call without its documents, for callers who count microseconds. Errors are *expert.CallError.
@@ -116,12 +120,17 @@ func asRows(x *tensor.Dense) (*tensor.Dense, error) {
 	return expert.NewRows(x.Float32s(), shape[len(shape)-1]), nil
 }
 
-// draw makes rows of values in [-1, 1) from a seed, the same on every machine: PCG of Go's math/rand/v2, seeded with it and 0.
+// draw makes rows for an expert, as wide as it takes them.
 func (c *core) draw(ctx context.Context, id expert.ID, rows int, seed uint64) (*tensor.Dense, error) {
 	hidden, err := c.hidden(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	return c.drawRows(rows, hidden, seed)
+}
+
+// drawRows makes rows of values in [-1, 1) from a seed, the same on every machine: PCG of Go's math/rand/v2, seeded with it and 0.
+func (c *core) drawRows(rows, hidden int, seed uint64) (*tensor.Dense, error) {
 	if int64(rows)*int64(hidden)*4 > int64(c.cfg.Serving.MaxFrame) {
 		return nil, fmt.Errorf("%w: %d rows of %d elements are above max_frame (%v)", expert.ErrTooLarge, rows, hidden, c.cfg.Serving.MaxFrame)
 	}

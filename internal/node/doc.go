@@ -3,6 +3,7 @@
 //	node.go      Node: build, Run, ordered stop
 //	core.go      what a node and a client of one command have in common
 //	client.go    Join: the swarm for one command, without a node
+//	layers.go    MoE layers that this node routes
 //	load.go      from the configuration's experts to hosted ones
 //	call.go      one forward pass, as gateway and commands ask for it
 //	bench.go     load from many concurrent callers

@@ -54,7 +54,7 @@ func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing b
 // load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail.
 func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
 	var read atomic.Int64
-	b, err := n.open(e, func(bytes int64) { read.Add(bytes) })
+	b, err := n.open(ctx, e, func(bytes int64) { read.Add(bytes) })
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +126,9 @@ func named(o serving.Offer, err error) error {
 }
 
 // open reads the headers behind an entry and says what there is to load.
-func (n *Node) open(e config.Expert, progress checkpoint.Progress) (*batch, error) {
+func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Progress) (*batch, error) {
 	if e.Checkpoint != "" {
-		return n.openCheckpoint(e, progress)
+		return n.openCheckpoint(ctx, e, progress)
 	}
 	id, ok := e.ExpertID()
 	if !ok {
@@ -153,7 +153,7 @@ func (n *Node) open(e config.Expert, progress checkpoint.Progress) (*batch, erro
 	return &batch{offers: []serving.Offer{o}}, nil
 }
 
-func (n *Node) openCheckpoint(e config.Expert, progress checkpoint.Progress) (*batch, error) {
+func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress checkpoint.Progress) (*batch, error) {
 	model, err := e.ModelName()
 	if err != nil {
 		return nil, err
@@ -163,6 +163,7 @@ func (n *Node) openCheckpoint(e config.Expert, progress checkpoint.Progress) (*b
 		return nil, err
 	}
 	b := &batch{files: c}
+	n.route(ctx, c, model, e.Revision, e.Layers.HasLayer)
 	choices, warning, err := c.Select(e.Layers.HasLayer, e.Experts.Has)
 	if err != nil {
 		b.close()

@@ -46,6 +46,7 @@ type Node struct {
 	started  time.Time
 	data     *p2p.DataDir
 	serving  *serving.Host
+	layers   layers
 	engine   expert.Engine
 	server   *rpc.Server
 	gateway  *gateway.Gateway
@@ -225,7 +226,11 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopLoading()
 	defer context.AfterFunc(ctx, stopLoading)()
 	g.Go(func() error {
-		if err := n.loadAll(loading, n.cfg.Experts, n.options.KeepGoing); err != nil && loading.Err() == nil {
+		err := n.loadAll(loading, n.cfg.Experts, n.options.KeepGoing)
+		if err == nil {
+			err = n.loadLayers(loading, n.cfg.Layers, n.options.KeepGoing)
+		}
+		if err != nil && loading.Err() == nil {
 			return err
 		}
 		n.loaded.Store(true)

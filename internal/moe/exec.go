@@ -1,0 +1,303 @@
+package moe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/expert"
+)
+
+// Answer is what became of a group's rows at the expert that they were sent to. Exactly one of Output and Err is set.
+type Answer struct {
+	Output   *tensor.Dense // [rows of the group, hidden]
+	Expert   expert.ID     // who answered: the one asked for, or a fallback
+	Peer     string        // where; empty: this node
+	Where    string        // local, remote or fallback
+	Digest   expert.Digest
+	Numerics string
+	Attempts []expert.Attempt
+	Err      error
+}
+
+// Dispatcher sends rows to experts, wherever they are. Safe for concurrent use.
+type Dispatcher interface {
+	// Dispatch runs pairs of x [rows, hidden] and returns an answer for each. each, if not nil, is called for every pair as soon as it
+	// is decided, by several goroutines at once, and not after Dispatch has returned. x is used no longer then. When ctx ends, so do the
+	// pairs that are not decided.
+	Dispatch(ctx context.Context, x *tensor.Dense, pairs []expert.Pair, each func(pair int, failed bool)) ([]Answer, error)
+}
+
+// Policy says what to do about an expert that nobody answers for.
+type Policy string
+
+// The policies.
+const (
+	PolicyFail Policy = "fail" // the call fails
+	PolicySkip Policy = "skip" // it is left out, and the other weights of its rows make up for it
+)
+
+// ParsePolicy reads a policy; empty is PolicyFail. The error matches ErrInvalidArgument.
+func ParsePolicy(s string) (Policy, error) {
+	switch p := Policy(s); p {
+	case "":
+		return PolicyFail, nil
+	case PolicyFail, PolicySkip:
+		return p, nil
+	default:
+		return "", fmt.Errorf("%w: policy %q: expected %s or %s", expert.ErrInvalidArgument, s, PolicyFail, PolicySkip)
+	}
+}
+
+// Call is one call of a layer.
+type Call struct {
+	X        *tensor.Dense // float32, [hidden], [rows, hidden] or [sequences, rows, hidden]
+	Experts  []int64       // [rows, k], the caller's own choice; nil: the gate chooses
+	Weights  []float32     // [rows, k], with Experts
+	TopK     int           // experts for each row; 0: as the model says
+	Policy   Policy        // empty: PolicyFail
+	Numerics string        // wanted of every expert; empty: whatever they have
+
+	// KMin above 0 is a quorum: once every row has the answers of so many of its experts, the others are waited for AfterKMin
+	// longer, and left out as by PolicySkip (Hivemind's k_min and timeout_after_k_min). A row with fewer fails the call.
+	KMin      int
+	AfterKMin time.Duration
+}
+
+// Output is what a layer answered.
+type Output struct {
+	Y        *tensor.Dense // of the input's shape
+	Routing  *Routing
+	Answers  []Answer // by group, ascending experts
+	Groups   []Group  // in step with Answers
+	Missing  []expert.Name
+	Numerics string // of the experts; several are joined by commas
+}
+
+// Layer is a MoE layer that can be called: its gate and its shared expert are here, its experts anywhere. It never changes, and is
+// safe for concurrent use.
+type Layer struct {
+	Name   expert.LayerName
+	Gate   *Gate
+	Shared expert.Expert // nil: there is none
+}
+
+// Forward routes the rows, has the experts compute them, and adds up what comes back, in ascending order of experts, the shared
+// expert last: the same bits whoever hosts the experts. A failed expert's error is an *expert.CallError.
+func (l *Layer) Forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
+	x, sequence, err := l.rows(c.X)
+	if err != nil {
+		return nil, err
+	}
+	routing, err := l.route(x, sequence, &c)
+	if err != nil {
+		return nil, err
+	}
+	hidden := l.Gate.Hidden()
+	out := &Output{Routing: routing, Groups: routing.Groups(l.Gate.Rule().ScaleInput)}
+	shared, sharedErr := l.startShared(ctx, x)
+	batch, pairs := l.pairs(x, out.Groups, c.Numerics)
+	var q *quorum // nil: every answer is needed
+	if len(pairs) > 0 {
+		if c.KMin > 0 {
+			q = newQuorum(out.Groups, routing.Rows, c.KMin)
+		}
+		if out.Answers, err = dispatchQuorum(ctx, d, batch, pairs, out.Groups, q, &c); err != nil {
+			<-sharedErr // nothing is left behind
+			return nil, err
+		}
+	}
+	if err := <-sharedErr; err != nil {
+		return nil, fmt.Errorf("the shared expert of %s: %w", l.Name, err)
+	}
+	groups, outputs, err := l.present(out, q, c.Policy)
+	if err != nil {
+		return nil, err
+	}
+	y := make([]float32, routing.Rows*hidden)
+	Combine(y, hidden, groups, outputs)
+	if l.Shared != nil {
+		values, err := expert.Rows(*shared, hidden)
+		if err != nil {
+			return nil, err
+		}
+		AddShared(y, values, hidden, l.Gate.SharedScale(x))
+	}
+	out.Y = tensor.New(tensor.WithShape(c.X.Shape()...), tensor.WithBacking(y))
+	return out, nil
+}
+
+// rows sees the input as rows of the layer's width.
+func (l *Layer) rows(x *tensor.Dense) (values []float32, sequence int, err error) {
+	if x == nil {
+		return nil, 0, fmt.Errorf("%w: expected an input", expert.ErrInvalidArgument)
+	}
+	_, sequence, err = Shape(x.Shape(), l.Gate.Hidden())
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %s: %w", expert.ErrInvalidArgument, l.Name, err)
+	}
+	if x.Dtype() != tensor.Float32 {
+		return nil, 0, fmt.Errorf("%w: %s: expected float32, found %v", expert.ErrInvalidArgument, l.Name, x.Dtype())
+	}
+	return x.Float32s(), sequence, nil
+}
+
+// route has the gate choose, or takes the caller's choice.
+func (l *Layer) route(x []float32, sequence int, c *Call) (*Routing, error) {
+	rows := len(x) / l.Gate.Hidden()
+	if c.Experts != nil || c.Weights != nil {
+		r, err := Chosen(c.Experts, c.Weights, rows, l.Gate.Experts())
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", expert.ErrInvalidArgument, l.Name, err)
+		}
+		r.Logits = l.Gate.Logits(x)
+		return r, nil
+	}
+	gate := l.Gate
+	if c.TopK > 0 && c.TopK != gate.rule.TopK {
+		var err error
+		if gate, err = gate.WithTopK(c.TopK); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", expert.ErrInvalidArgument, l.Name, err)
+		}
+	}
+	return gate.Route(x, sequence), nil
+}
+
+// startShared computes the shared expert beside the others. The channel gives its error once *y is there.
+func (l *Layer) startShared(ctx context.Context, x []float32) (y **tensor.Dense, done <-chan error) {
+	ch := make(chan error, 1)
+	y = new(*tensor.Dense)
+	if l.Shared == nil {
+		ch <- nil
+		return y, ch
+	}
+	go func() {
+		var err error
+		*y, err = l.Shared.Forward(ctx, expert.NewRows(x, l.Gate.Hidden()))
+		ch <- err
+	}()
+	return y, ch
+}
+
+// pairs returns what is sent: the rows once, and for each group the indices of its own. Where weights multiply inputs, each group
+// has rows of its own.
+func (l *Layer) pairs(x []float32, groups []Group, numerics string) (*tensor.Dense, []expert.Pair) {
+	if len(groups) == 0 {
+		return nil, nil
+	}
+	rows := make([][]int32, len(groups))
+	for i, g := range groups {
+		rows[i] = g.Rows
+	}
+	hidden := l.Gate.Hidden()
+	if l.Gate.Rule().ScaleInput {
+		x, rows = Scaled(x, hidden, groups)
+	}
+	pairs := make([]expert.Pair, len(groups))
+	for i, g := range groups {
+		pairs[i] = expert.Pair{Expert: l.Name.Expert(g.Expert).ID(), Numerics: numerics, Rows: rows[i]}
+	}
+	return expert.NewRows(x, hidden), pairs
+}
+
+// errStraggler is why experts beyond a quorum are not waited for any longer.
+var errStraggler = fmt.Errorf("%w: the quorum was there", expert.ErrCancelled)
+
+// quorum counts for each row how many answers are missing until it has as many as it needs.
+type quorum struct {
+	mu    sync.Mutex
+	needs []int // by row
+	short int   // rows that need more
+}
+
+func newQuorum(groups []Group, rows, kMin int) *quorum {
+	q := &quorum{needs: make([]int, rows)}
+	for _, g := range groups {
+		for _, r := range g.Rows {
+			if q.needs[r] == 0 {
+				q.short++
+			}
+			q.needs[r] = min(q.needs[r]+1, kMin)
+		}
+	}
+	return q
+}
+
+// add takes an answer in and tells whether it was the one that made the quorum whole.
+func (q *quorum) add(g *Group) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	before := q.short
+	for _, r := range g.Rows {
+		if q.needs[r]--; q.needs[r] == 0 {
+			q.short--
+		}
+	}
+	return before > 0 && q.short == 0
+}
+
+// firstShort returns a row that needs more answers, and -1 where there is none.
+func (q *quorum) firstShort() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.IndexFunc(q.needs, func(n int) bool { return n > 0 })
+}
+
+// dispatchQuorum runs the pairs; with a quorum it stops waiting some time after that is there.
+func dispatchQuorum(ctx context.Context, d Dispatcher, x *tensor.Dense, pairs []expert.Pair, groups []Group, q *quorum, c *Call) ([]Answer, error) {
+	if q == nil {
+		return d.Dispatch(ctx, x, pairs, nil)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return d.Dispatch(ctx, x, pairs, func(pair int, failed bool) {
+		if !failed && q.add(&groups[pair]) {
+			timer := time.AfterFunc(c.AfterKMin, func() { cancel(errStraggler) })
+			context.AfterFunc(ctx, func() { timer.Stop() })
+		}
+	})
+}
+
+// present returns the groups that were answered with their outputs, the weights of their rows made up for those that were not where
+// the call allows that; else the error of the first that was not.
+func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]Group, [][]float32, error) {
+	there := make([]bool, len(out.Groups))
+	outputs := make([][]float32, 0, len(out.Groups))
+	var numerics []string
+	var errs []error
+	for i, a := range out.Answers {
+		if a.Err != nil {
+			out.Missing = append(out.Missing, l.Name.Expert(out.Groups[i].Expert))
+			errs = append(errs, a.Err)
+			continue
+		}
+		values, err := expert.Rows(a.Output, l.Gate.Hidden())
+		if err != nil {
+			return nil, nil, err
+		}
+		there[i] = true
+		outputs = append(outputs, values)
+		if !slices.Contains(numerics, a.Numerics) {
+			numerics = append(numerics, a.Numerics)
+		}
+	}
+	out.Numerics = strings.Join(numerics, ",")
+	if len(errs) == 0 {
+		return out.Groups, outputs, nil
+	}
+	switch {
+	case q != nil:
+		if r := q.firstShort(); r >= 0 {
+			return nil, nil, fmt.Errorf("%s: row %d lacks answers for its quorum: %w", l.Name, r, errors.Join(errs...))
+		}
+	case policy != PolicySkip:
+		return nil, nil, fmt.Errorf("%s: %w", l.Name, errors.Join(errs...))
+	}
+	return Skip(out.Groups, there, out.Routing.Rows), outputs, nil
+}
