@@ -30,3 +30,13 @@ func (s *Service) WalkEnded(id expert.ID) <-chan struct{} {
 	close(ended)
 	return ended
 }
+
+// Records returns how many records of others and its own the service keeps on disk or in memory.
+func (s *Service) Records() int {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	return s.store.total
+}
+
+// MaxRecordsPerPeer is the bound of records for one peer.
+const MaxRecordsPerPeer = maxRecordsPerPeer

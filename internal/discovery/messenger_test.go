@@ -36,3 +36,16 @@ func texts(addrs []ma.Multiaddr) []string {
 	}
 	return out
 }
+
+func FuzzKeepOnNetwork(f *testing.F) {
+	f.Add(ma.StringCast("/ip4/192.168.1.2/tcp/1").Bytes(), ma.StringCast("/ip4/8.8.8.8/tcp/1").Bytes())
+	f.Add([]byte{4, 127}, []byte("garbage"))
+	remote := ma.StringCast("/ip4/8.8.8.8/tcp/1")
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		told := &pb.Message_Peer{Addrs: [][]byte{a, b}}
+		keepOnNetwork([]*pb.Message_Peer{told}, remote)
+		for _, kept := range told.Addresses() {
+			require.True(t, belongs(kept, remote))
+		}
+	})
+}

@@ -3,8 +3,6 @@ package discovery
 import (
 	"fmt"
 	"time"
-
-	"github.com/kwaai/kwaaid/internal/expert"
 )
 
 // Status is what the service knows about itself.
@@ -13,7 +11,7 @@ type Status struct {
 	Peers     int      // in the DHT's routing table
 	Announced int      // ready experts whose announcement somebody acknowledged in the last 30 minutes
 	Rounds    int      // rounds of announcing that ran
-	Settled   bool     // a round ran with every expert that is ready now, alone on a swarm of its own too
+	Settled   bool     // a round ran with every expert that is ready now, alone on a swarm of its own too; without Hosted: joining is over
 	Degraded  []string // what is wrong, for people
 }
 
@@ -29,10 +27,15 @@ func (s *Service) Status() Status {
 			st.Degraded = append(st.Degraded, p)
 		}
 	}
-	var ready []expert.ID
-	if s.hosted != nil {
-		ready, _ = s.hosted.Ready()
+	if s.hosted == nil {
+		select {
+		case <-s.joining:
+			st.Settled = true
+		default:
+		}
+		return st
 	}
+	ready, _ := s.hosted.Ready()
 	a := s.announcer
 	a.mu.Lock()
 	defer a.mu.Unlock()
