@@ -37,6 +37,8 @@ type world struct {
 	local behaviour
 	asked []string // "peer: experts", in the order of the calls
 	walks int
+
+	forgetful bool // asked is not kept
 }
 
 // behaviour is how a peer answers an exchange.
@@ -102,7 +104,9 @@ func (w *world) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []ex
 	for _, pair := range pairs {
 		line += " " + pair.Expert.String()
 	}
-	w.asked = append(w.asked, line)
+	if !w.forgetful {
+		w.asked = append(w.asked, line)
+	}
 	w.mu.Unlock()
 	if b == nil {
 		return nil, expert.Load{}, expert.ErrDialFailed

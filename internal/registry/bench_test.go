@@ -53,7 +53,7 @@ func TestPickReport_DoesNotAllocate(t *testing.T) {
 
 // TestTable_HundredThousandExpertsStayUnder100MB: with three described providers each, all of them called.
 func TestTable_HundredThousandExpertsStayUnder100MB(t *testing.T) {
-	before := heap()
+	before := heapBytes()
 	s := newScript(DefaultLimits())
 	dice := rand.New(rand.NewPCG(1, 2))
 	const perHost = 6000
@@ -79,13 +79,13 @@ func TestTable_HundredThousandExpertsStayUnder100MB(t *testing.T) {
 		}
 	}
 	require.Len(t, s.table.experts, 100_000)
-	used := heap() - before
+	used := heapBytes() - before
 	t.Logf("%d experts: %.1f MB, %d bytes each", len(s.table.experts), float64(used)/1e6, used/int64(len(s.table.experts)))
 	require.Less(t, used, int64(100e6))
 	runtime.KeepAlive(s)
 }
 
-func heap() int64 {
+func heapBytes() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -207,6 +207,7 @@ func (h *host) learnLoad(l expert.Load, now tick) {
 	}
 	// What of the queue is ours is counted exactly, by inflightRows.
 	h.others = float32(max(0, l.QueuedRows-int(h.inflightRows)))
+	h.usually += smoothing * (h.others - h.usually)
 	h.service = float32(l.ServiceTime.Seconds())
 	h.loadAt = now
 }

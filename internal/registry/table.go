@@ -133,6 +133,7 @@ type host struct {
 	rtt     float32 // seconds that a call takes beside its computing; smoothed towards the low ones
 	service float32 // seconds per row, as the host says
 	others  float32 // rows of other callers in its queue, at loadAt
+	usually float32 // the same, smoothed
 	loadAt  tick
 
 	health   health

@@ -52,7 +52,7 @@ type PeerView struct {
 	RTT       time.Duration // smoothed; 0: not measured
 	Success   float64       // smoothed share of calls that went well, 0 to 1
 	Inflight  int           // calls under way
-	Queued    int           // rows of others in its queue, as it said last
+	Queued    int           // rows of others in its queue, as far as is known
 	Resting   time.Duration // until it may be asked again, having been full; 0: now
 	ShutOut   time.Duration // until it may be asked again, having misbehaved; 0: now
 }
@@ -143,7 +143,7 @@ func (h *host) view(now tick) PeerView {
 	return PeerView{
 		Peer: h.id, Connected: h.connected, Verdict: h.verdict, Draining: h.draining, Experts: h.experts,
 		Breaker: h.breakerState(now), RTT: seconds(h.rtt), Success: h.health.rate(now), Inflight: int(h.inflight),
-		Queued: int(float64(h.others) * faded(now-h.loadAt, loadHalfLife)), Resting: time.Duration(max(0, h.rest-now)),
+		Queued: int(h.ahead(now)) - int(h.inflightRows), Resting: time.Duration(max(0, h.rest-now)),
 		ShutOut: time.Duration(max(0, h.shut-now)),
 	}
 }
