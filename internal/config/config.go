@@ -93,7 +93,7 @@ type Serving struct {
 	MaxFrame   Size          `yaml:"max_frame" doc:"One request or reply on the wire, and one message on api and grpc."`
 	Drain      time.Duration `yaml:"drain" doc:"Time to answer what was taken, after SIGTERM. Keep TimeoutStopSec and stop_grace_period above it."`
 	Memory     Size          `yaml:"memory" doc:"Memory that weights and queues may take; 0: what the machine or cgroup has"`
-	Numerics   string        `yaml:"numerics" doc:"Order of operations: exact (the same bits on every machine)"`
+	Numerics   string        `yaml:"numerics" doc:"Order of operations for bf16 weights: exact, dot, tile, or fast, the quickest of them here"`
 }
 
 // Limits bounds what strangers may use of this node.

@@ -200,7 +200,7 @@ func (c *Config) checkServing(ps *Problems) {
 	if s := c.Serving; s.QueueBytes < s.MaxFrame {
 		ps.add("serving.queue_bytes", "%v is below max_frame (%v): a request of that size could never be admitted", s.QueueBytes, s.MaxFrame)
 	}
-	oneOf(ps, "serving.numerics", c.Serving.Numerics, "exact")
+	oneOf(ps, "serving.numerics", c.Serving.Numerics, "exact", "dot", "tile", "fast")
 }
 
 // checkPeers checks addresses that must say which peer they lead to.

@@ -110,6 +110,18 @@ func (e *FFN) WithNumerics(n kernel.Numerics) *FFN {
 	return &other
 }
 
+// Variants returns the expert in each other order of operations that its weights are for: a caller may name the one that it wants, so
+// that any host's answer can be checked on any other.
+func (e *FFN) Variants() []Expert {
+	var all []Expert
+	for _, n := range []kernel.Numerics{kernel.Exact, kernel.Dot, kernel.Tile} {
+		if e.packed.Numerics(n) == n && n != e.numerics {
+			all = append(all, e.WithNumerics(n))
+		}
+	}
+	return all
+}
+
 // Work returns what a pass does at least: floating-point operations for each row, and bytes of weights read whatever the rows.
 func (e *FFN) Work() (flopsPerRow, bytes int64) { return e.packed.Work() }
 

@@ -328,3 +328,21 @@ func TestNewFFN_ComparesWeightsWithTheManifest(t *testing.T) {
 		require.Error(t, err, name)
 	}
 }
+
+func TestFFN_VariantsAreTheOtherOrdersThatItsWeightsAreFor(t *testing.T) {
+	pool := kernel.NewPool(1)
+	defer pool.Close()
+	for dtype, want := range map[string][]string{
+		expert.DTypeBF16: {"dot-1", "tile-1"},
+		expert.DTypeF32:  nil,
+	} {
+		e, err := expert.New(expert.Params{Kind: expert.KindGLU, Hidden: 32, Inner: 48, DType: dtype, Init: &expert.Init{Seed: 1}}, expert.Engine{Pool: pool})
+		require.NoError(t, err)
+		var got []string
+		for _, v := range e.(*expert.FFN).Variants() {
+			require.Equal(t, e.Spec().Digest, v.Spec().Digest)
+			got = append(got, v.Spec().Numerics)
+		}
+		require.Equal(t, want, got)
+	}
+}

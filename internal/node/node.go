@@ -100,7 +100,11 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 	n.closers = append(n.closers, func() error { n.serving.Close(); return nil })
 	pool := kernel.NewPool(0)
 	n.closers = append(n.closers, func() error { pool.Close(); return nil })
-	n.engine = expert.Engine{Pool: pool, Numerics: kernel.Exact}
+	numerics, err := kernel.ParseNumerics(cfg.Serving.Numerics)
+	if err != nil {
+		return nil, fmt.Errorf("serving.numerics: %w", err)
+	}
+	n.engine = expert.Engine{Pool: pool, Numerics: numerics}
 	calls := rpc.NewMetrics(reg)
 	n.core, err = newCore(parts{
 		cfg: cfg, log: log, host: host, table: table, local: n.serving, pool: pool, rpc: calls,
