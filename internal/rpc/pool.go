@@ -31,6 +31,7 @@ type lines struct {
 
 	// Guarded by pool.mu. Invariant: len(idle) + len(slots) <= cap(slots), so at most cap(slots) streams are open.
 	idle    []*line // used last, last
+	burnt   int     // streams that were dropped and not replaced yet
 	evicted bool    // no longer in the pool: what comes back is closed
 }
 
@@ -87,6 +88,9 @@ func (p *pool) reuse(ls *lines, now time.Time) *line {
 			l = nil
 		}
 	}
+	if l == nil && ls.burnt > 0 {
+		ls.burnt-- // the caller opens one
+	}
 	p.mu.Unlock()
 	p.close(ended)
 	return l
@@ -128,18 +132,22 @@ func (p *pool) put(ls *lines, l *line, now time.Time) {
 func (p *pool) drop(ls *lines, l *line, code network.StreamErrorCode) {
 	l.abort(code)
 	p.metrics.clientStream(-1)
+	p.mu.Lock()
+	ls.burnt = min(ls.burnt+1, cap(ls.slots))
+	p.mu.Unlock()
 	ls.release()
 }
 
-// wants takes a slot to open one more stream if there is room for it, and tells whether it did.
+// wants takes a slot to open a stream in the place of one that was dropped, if no call has done so, and tells whether it did.
 func (p *pool) wants(ls *lines) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || ls.evicted || len(ls.idle)+len(ls.slots) >= cap(ls.slots) {
+	if p.closed || ls.evicted || ls.burnt == 0 || len(ls.idle)+len(ls.slots) >= cap(ls.slots) {
 		return false
 	}
 	select {
 	case ls.slots <- struct{}{}:
+		ls.burnt--
 		return true
 	default:
 		return false
