@@ -29,8 +29,8 @@ type Hosted interface {
 
 // announcer is what is known of this node's announcements.
 type announcer struct {
-	withdrawn context.Context // ends with Withdraw
-	withdraw  context.CancelFunc
+	withdraw  func()        // closes withdrawn; twice is fine
+	withdrawn chan struct{} // closed by Withdraw
 
 	mu     sync.Mutex
 	rounds int
@@ -40,8 +40,8 @@ type announcer struct {
 }
 
 func newAnnouncer() *announcer {
-	a := &announcer{tried: map[expert.ID]bool{}, valid: map[expert.ID]time.Time{}}
-	a.withdrawn, a.withdraw = context.WithCancel(context.Background())
+	a := &announcer{withdrawn: make(chan struct{}), tried: map[expert.ID]bool{}, valid: map[expert.ID]time.Time{}}
+	a.withdraw = sync.OnceFunc(func() { close(a.withdrawn) })
 	return a
 }
 
@@ -53,8 +53,16 @@ func (s *Service) Withdraw() { s.announcer.withdraw() }
 // whenever the swarm has grown so much that others than those who were told are nearest to the keys.
 func (s *Service) announce(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
-	defer context.AfterFunc(s.announcer.withdrawn, cancel)()
+	wg.Go(func() {
+		select {
+		case <-s.announcer.withdrawn:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	if !s.waitJoined(ctx) { // a round without anybody to tell would have to be repeated at once
 		return
 	}

@@ -85,7 +85,10 @@ func (s *Service) connect(ctx context.Context, info peer.AddrInfo) error {
 
 // whileConnected returns when p is connected no more, or ctx has ended.
 func (s *Service) whileConnected(ctx context.Context, p peer.ID) {
-	for s.host.Network().Connectedness(p) == network.Connected && sleep(ctx, tick) {
+	for s.host.Network().Connectedness(p) == network.Connected {
+		if !sleep(ctx, tick) {
+			return
+		}
 	}
 }
 

@@ -132,7 +132,7 @@ func TestJoin_AgainAfterAPartition(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		require.Zero(t, status(nodes[3]).Peers)
 		require.NotEmpty(t, status(nodes[3]).Degraded)
-		require.Zero(t, len(status(nodes[1]).Degraded))
+		require.Empty(t, status(nodes[1]).Degraded)
 		_, err := nodes[3].Discovery.Find(t.Context(), 99)
 		require.ErrorIs(t, err, discovery.ErrNotJoined)
 		sim.Weather.Heal()

@@ -44,8 +44,12 @@ func (s *Service) Status() Status {
 	for _, id := range ready {
 		st.Settled = st.Settled && a.tried[id]
 	}
-	if a.err != nil && a.withdrawn.Err() == nil {
-		st.Degraded = append(st.Degraded, fmt.Sprintf("announcing: %v", a.err))
+	select {
+	case <-a.withdrawn:
+	default:
+		if a.err != nil {
+			st.Degraded = append(st.Degraded, fmt.Sprintf("announcing: %v", a.err))
+		}
 	}
 	return st
 }

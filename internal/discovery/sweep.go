@@ -3,6 +3,7 @@ package discovery
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -155,7 +156,7 @@ func (s *Service) tell(ctx context.Context, peers []peer.ID, records []record, t
 		return nil
 	}
 	if len(errs) == 0 {
-		return fmt.Errorf("no peer of the DHT could be found")
+		return errors.New("no peer of the DHT could be found")
 	}
 	return fmt.Errorf("none of %d peers took the records: %w", len(peers), errs[0])
 }

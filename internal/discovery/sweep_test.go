@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
 	kb "github.com/libp2p/go-libp2p-kbucket"
@@ -26,7 +27,7 @@ func swarmOf(n int, dice *rand.Rand) func(where kb.ID) []peer.ID {
 // The grouped announcement against a look-up for each key: every key must get to the peers that a walk for it asks first.
 func TestCovered_KeysGetToTheirNearestPeers(t *testing.T) {
 	for _, size := range []int{1, 5, 19, 20, 21, 40, 100, 1000, 3000} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			const seed, keys = 1, 300
 			dice := rand.New(rand.NewPCG(seed, uint64(size)))
 			lookup := swarmOf(size, dice)

@@ -17,12 +17,17 @@ func TestRankDials(t *testing.T) {
 		want  []string
 	}{
 		{"nothing", nil, nil},
-		{"TCP before QUIC", []string{"/ip4/1.2.3.4/udp/7577/quic-v1", "/ip4/1.2.3.4/tcp/7577"},
-			[]string{"0s /ip4/1.2.3.4/tcp/7577", "1s /ip4/1.2.3.4/udp/7577/quic-v1"}},
+		{
+			"TCP before QUIC",
+			[]string{"/ip4/1.2.3.4/udp/7577/quic-v1", "/ip4/1.2.3.4/tcp/7577"},
+			[]string{"0s /ip4/1.2.3.4/tcp/7577", "1s /ip4/1.2.3.4/udp/7577/quic-v1"},
+		},
 		{"QUIC alone does not wait", []string{"/ip4/1.2.3.4/udp/7577/quic-v1"}, []string{"0s /ip4/1.2.3.4/udp/7577/quic-v1"}},
-		{"near addresses all at once, far ones one after the other",
+		{
+			"near addresses all at once, far ones one after the other",
 			[]string{"/ip4/10.0.0.1/tcp/1", "/ip4/192.168.0.1/tcp/1", "/ip6/2a00::1/tcp/1", "/ip4/1.2.3.4/tcp/1"},
-			[]string{"0s /ip4/10.0.0.1/tcp/1", "0s /ip4/192.168.0.1/tcp/1", "0s /ip6/2a00::1/tcp/1", "250ms /ip4/1.2.3.4/tcp/1"}},
+			[]string{"0s /ip4/10.0.0.1/tcp/1", "0s /ip4/192.168.0.1/tcp/1", "0s /ip6/2a00::1/tcp/1", "250ms /ip4/1.2.3.4/tcp/1"},
+		},
 		{"relays last", []string{relay, "/ip4/1.2.3.4/udp/1/quic-v1"}, []string{"0s /ip4/1.2.3.4/udp/1/quic-v1", "2s " + relay}},
 		{"a relay alone does not wait", []string{relay}, []string{"0s " + relay}},
 	} {
