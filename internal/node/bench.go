@@ -181,7 +181,7 @@ func (b *bench) result(took []time.Duration, total time.Duration) api.BenchResul
 
 // compareWithLimits says what a local bench reached of this machine's memory bandwidth and arithmetic, measured now.
 func (b *bench) compareWithLimits(ctx context.Context, res *api.BenchResult, total time.Duration) error {
-	limits, err := kernel.MeasureLimits(ctx, b.core.pool)
+	limits, err := kernel.MeasureLimits(ctx, b.core.engine.Pool)
 	if err != nil {
 		return err
 	}

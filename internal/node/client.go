@@ -12,6 +12,7 @@ import (
 
 	"github.com/kwaai/kwaaid/internal/config"
 	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/kernel"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/registry"
 )
@@ -22,6 +23,7 @@ const joinTimeout = 10 * time.Second
 // Client is a place in the swarm for one command: it hosts nothing, listens nowhere, and leaves nothing behind.
 type Client struct {
 	*core
+	pool  *kernel.Pool
 	stop  context.CancelCauseFunc
 	group *errgroup.Group
 }
@@ -47,7 +49,8 @@ func (nothing) Local(_ context.Context, _ *tensor.Dense, pairs []expert.Pair) []
 // Ready is empty and never changes.
 func (nothing) Ready() ([]expert.ID, <-chan struct{}) { return nil, nil }
 
-// Join connects to the swarm of cfg through its bootstrap peers, and waits until one of them answers. Close leaves again.
+// Join connects to the swarm of cfg through its bootstrap peers, and waits until one of them answers. It can route cfg's layers.
+// Close leaves again.
 func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, err error) {
 	key, err := p2p.NewIdentity()
 	if err != nil {
@@ -63,8 +66,24 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 			err = errors.Join(err, host.Close())
 		}
 	}()
-	c, err := newCore(parts{cfg: cfg, log: zerolog.Nop(), host: host, table: table, local: nothing{}}, nothing{})
+	pool := kernel.NewPool(0)
+	defer func() {
+		if err != nil {
+			pool.Close()
+		}
+	}()
+	c, err := newCore(parts{
+		cfg: cfg, log: zerolog.Nop(), host: host, table: table, local: nothing{}, engine: expert.Engine{Pool: pool},
+	}, nothing{})
 	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.finder.Close())
+		}
+	}()
+	if err := c.loadLayers(ctx, cfg.Layers, false); err != nil {
 		return nil, err
 	}
 	loops, stop := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -72,7 +91,7 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 	for _, run := range c.loops() {
 		group.Go(func() error { return run(loops) })
 	}
-	client := &Client{core: c, stop: stop, group: group}
+	client := &Client{core: c, pool: pool, stop: stop, group: group}
 	wait, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	if err := c.finder.WaitJoined(wait); err != nil {
@@ -86,8 +105,12 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 // Close leaves the swarm.
 func (c *Client) Close() error {
 	c.stop(errStopped)
-	if err := c.group.Wait(); err != nil && !errors.Is(err, errStopped) {
-		return errors.Join(err, c.finder.Close(), c.host.Close())
+	err := c.group.Wait()
+	if errors.Is(err, errStopped) {
+		err = nil
 	}
-	return errors.Join(c.finder.Close(), c.host.Close())
+	c.dispatch.Close()
+	err = errors.Join(err, c.finder.Close(), c.host.Close())
+	c.pool.Close()
+	return err
 }

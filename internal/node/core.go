@@ -14,7 +14,6 @@ import (
 	"github.com/kwaai/kwaaid/internal/discovery"
 	"github.com/kwaai/kwaaid/internal/dispatch"
 	"github.com/kwaai/kwaaid/internal/expert"
-	"github.com/kwaai/kwaaid/internal/kernel"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/registry"
 	"github.com/kwaai/kwaaid/internal/rpc"
@@ -39,7 +38,8 @@ type core struct {
 	dispatch  *dispatch.Dispatcher
 	describer *describer
 	local     localHost
-	pool      *kernel.Pool // nil in a client
+	engine    expert.Engine
+	layers    layers
 }
 
 // countingCaller counts the bytes of the calls that are made, for benches.
@@ -70,7 +70,7 @@ type parts struct {
 	host      *p2p.Host
 	table     *registry.Table
 	local     localHost
-	pool      *kernel.Pool
+	engine    expert.Engine
 	rpc       *rpc.Metrics // nil: none
 	dispatch  []dispatch.Option
 	discovery []discovery.Option
@@ -78,7 +78,7 @@ type parts struct {
 
 // newCore puts a core together on a host. Its loops are rpc's, discovery's, p2p's and the describer's; see loops.
 func newCore(p parts, hosted discovery.Hosted) (*core, error) {
-	c := &core{cfg: p.cfg, log: p.log, self: p.host.ID(), host: p.host, table: p.table, local: p.local, pool: p.pool}
+	c := &core{cfg: p.cfg, log: p.log, self: p.host.ID(), host: p.host, table: p.table, local: p.local, engine: p.engine}
 	var err error
 	if c.client, err = rpc.NewClient(p.host, p.cfg.RPCClient(), rpc.WithClientMetrics(p.rpc)); err != nil {
 		return nil, err

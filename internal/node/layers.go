@@ -74,52 +74,52 @@ func (ls *layers) list() []*routed {
 
 // loadLayers loads gates and shared experts of the checkpoints named under `layers`. With keepGoing an entry that fails is logged and
 // left out, else the first failure ends it.
-func (n *Node) loadLayers(ctx context.Context, entries []config.Layer, keepGoing bool) error {
+func (c *core) loadLayers(ctx context.Context, entries []config.Layer, keepGoing bool) error {
 	for _, e := range entries {
-		if err := n.loadLayer(ctx, e); err != nil {
+		if err := c.loadLayer(ctx, e); err != nil {
 			if !keepGoing || ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ErrCannotLoad, err)
 			}
-			n.log.Error().Err(err).Str("checkpoint", e.Checkpoint).Msg("layers left out")
+			c.log.Error().Err(err).Str("checkpoint", e.Checkpoint).Msg("layers left out")
 		}
 	}
 	return nil
 }
 
-func (n *Node) loadLayer(ctx context.Context, e config.Layer) error {
+func (c *core) loadLayer(ctx context.Context, e config.Layer) error {
 	model, err := e.ModelName()
 	if err != nil {
 		return err
 	}
-	c, err := checkpoint.Open(e.Checkpoint)
+	from, err := checkpoint.Open(e.Checkpoint)
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // only read from
-	n.route(ctx, c, model, e.Revision, e.Layers.HasLayer)
+	defer from.Close() //nolint:errcheck // only read from
+	c.route(ctx, from, model, e.Revision, e.Layers.HasLayer)
 	return nil
 }
 
 // route loads the gates and shared experts of a checkpoint's chosen layers. A layer that cannot be routed is told of when it is called:
 // its experts can be hosted all the same.
-func (n *Node) route(ctx context.Context, c *checkpoint.Checkpoint, model, revision string, chosen func(layer string) bool) {
-	for _, l := range c.Layers() {
+func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, revision string, chosen func(layer string) bool) {
+	for _, l := range from.Layers() {
 		if !chosen(l.Name) || l.Err != nil {
 			continue
 		}
 		name, err := expert.NewLayerName(model, revision, l.Name)
 		if err != nil {
-			n.log.Warn().Err(err).Msg("layer left out")
+			c.log.Warn().Err(err).Msg("layer left out")
 			continue
 		}
 		r := &routed{Layer: moe.Layer{Name: name}, rows: make([]int, l.Experts)}
-		if r.Gate, r.err = moe.LoadGate(c, l); r.err == nil {
-			r.Shared, r.err = loadShared(ctx, l, n.engine)
+		if r.Gate, r.err = moe.LoadGate(from, l); r.err == nil {
+			r.Shared, r.err = loadShared(ctx, l, c.engine)
 		}
 		if r.err != nil {
-			n.log.Warn().Err(r.err).Stringer("layer", name).Msg("layer cannot be routed here")
+			c.log.Warn().Err(r.err).Stringer("layer", name).Msg("layer cannot be routed here")
 		}
-		n.layers.put(r)
+		c.layers.put(r)
 	}
 }
 
@@ -161,16 +161,16 @@ func (d layerDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []
 }
 
 // CallLayer makes one forward pass of a layer.
-func (n *Node) CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error) {
+func (c *core) CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error) {
 	start := time.Now()
-	res, out, err := n.callLayer(ctx, start, req)
+	res, out, err := c.callLayer(ctx, start, req)
 	if err != nil {
-		return api.LayerResult{}, api.LayerOutput{}, document(err, n.self)
+		return api.LayerResult{}, api.LayerOutput{}, document(err, c.self)
 	}
 	return res, out, nil
 }
 
-func (n *Node) callLayer(ctx context.Context, start time.Time, req api.LayerRequest) (res api.LayerResult, out api.LayerOutput, err error) {
+func (c *core) callLayer(ctx context.Context, start time.Time, req api.LayerRequest) (res api.LayerResult, out api.LayerOutput, err error) {
 	ref, err := expert.ParseRef(req.Name)
 	if err != nil {
 		return res, out, err
@@ -178,17 +178,17 @@ func (n *Node) callLayer(ctx context.Context, start time.Time, req api.LayerRequ
 	if ref.Layer == nil {
 		return res, out, fmt.Errorf("%w: %s is a single expert: expected a layer, MODEL[@REVISION]/LAYER", expert.ErrInvalidArgument, req.Name)
 	}
-	layer, err := n.layers.get(*ref.Layer)
+	layer, err := c.layers.get(*ref.Layer)
 	if err != nil {
 		return res, out, err
 	}
-	call, as, err := n.layerCall(layer, req)
+	call, as, err := c.layerCall(layer, req)
 	if err != nil {
 		return res, out, err
 	}
-	ctx, cancel := n.deadline(ctx, req.Timeout)
+	ctx, cancel := c.deadline(ctx, req.Timeout)
 	defer cancel()
-	y, err := layer.Forward(ctx, layerDispatcher{n.dispatch, as}, call)
+	y, err := layer.Forward(ctx, layerDispatcher{c.dispatch, as}, call)
 	if err != nil {
 		return res, out, err
 	}
@@ -200,11 +200,11 @@ func (n *Node) callLayer(ctx context.Context, start time.Time, req api.LayerRequ
 		AuxLoss: layer.Gate.Balance(y.Routing), MS: millis(time.Since(start)), SHA256: api.HashOutput(y.Y.Float32s()),
 	}
 	for i, a := range y.Answers {
-		res.Attempts = append(res.Attempts, attempts(a.Attempts, n.self)...)
+		res.Attempts = append(res.Attempts, attempts(a.Attempts, c.self)...)
 		if a.Err != nil {
 			continue
 		}
-		by := api.AnsweredBy{Peer: cmp.Or(a.Peer, n.self.String()), Expert: a.Expert, Where: api.Where(a.Where)}
+		by := api.AnsweredBy{Peer: cmp.Or(a.Peer, c.self.String()), Expert: a.Expert, Where: api.Where(a.Where)}
 		res.AnsweredBy = append(res.AnsweredBy, api.LayerAnswer{AnsweredBy: by, Index: y.Groups[i].Expert, Rows: len(y.Groups[i].Rows)})
 	}
 	for _, m := range y.Missing {
@@ -220,20 +220,20 @@ func (n *Node) callLayer(ctx context.Context, start time.Time, req api.LayerRequ
 }
 
 // layerCall reads a request's settings, the node's own where it has none.
-func (n *Node) layerCall(layer *routed, req api.LayerRequest) (call moe.Call, as codec.DType, err error) {
-	cfg := n.cfg.Calls
+func (c *core) layerCall(layer *routed, req api.LayerRequest) (call moe.Call, as codec.DType, err error) {
+	cfg := c.cfg.Calls
 	call = moe.Call{
 		X: req.Input, Experts: req.Experts, Weights: req.Weights, TopK: cmp.Or(req.TopK, cfg.TopK),
 		Numerics: req.Numerics, KMin: cfg.KMin, AfterKMin: cfg.TimeoutAfterKMin,
 	}
-	if as, err = n.codec(req.Codec); err != nil {
+	if as, err = c.codec(req.Codec); err != nil {
 		return call, as, err
 	}
 	if call.Policy, err = moe.ParsePolicy(req.Policy); err != nil {
 		return call, as, err
 	}
 	if req.Input == nil {
-		call.X, err = n.drawRows(max(req.Rows, 1), layer.Gate.Hidden(), req.Seed)
+		call.X, err = c.drawRows(max(req.Rows, 1), layer.Gate.Hidden(), req.Seed)
 	}
 	return call, as, err
 }
@@ -272,9 +272,9 @@ func digestOf(y *moe.Output) string {
 }
 
 // Layers lists the layers that this node can route.
-func (n *Node) Layers(context.Context) ([]api.Layer, error) {
+func (c *core) Layers(context.Context) ([]api.Layer, error) {
 	list := []api.Layer{}
-	for _, r := range n.layers.list() {
+	for _, r := range c.layers.list() {
 		d := api.Layer{Layer: r.Name.String(), Experts: len(r.rows), Shared: r.Shared != nil}
 		if r.err != nil {
 			d.Error = r.err.Error()

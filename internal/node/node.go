@@ -46,8 +46,6 @@ type Node struct {
 	started  time.Time
 	data     *p2p.DataDir
 	serving  *serving.Host
-	layers   layers
-	engine   expert.Engine
 	server   *rpc.Server
 	gateway  *gateway.Gateway
 	notify   *sdnotify.Notifier
@@ -104,10 +102,9 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 	if err != nil {
 		return nil, fmt.Errorf("serving.numerics: %w", err)
 	}
-	n.engine = expert.Engine{Pool: pool, Numerics: numerics}
 	calls := rpc.NewMetrics(reg)
 	n.core, err = newCore(parts{
-		cfg: cfg, log: log, host: host, table: table, local: n.serving, pool: pool, rpc: calls,
+		cfg: cfg, log: log, host: host, table: table, local: n.serving, engine: expert.Engine{Pool: pool, Numerics: numerics}, rpc: calls,
 		dispatch: []dispatch.Option{dispatch.WithMetrics(dispatch.NewMetrics(reg))},
 		discovery: []discovery.Option{
 			discovery.WithDataDir(cfg.Data), discovery.WithLogger(log), discovery.WithMetrics(discovery.NewMetrics(reg)),
