@@ -125,7 +125,7 @@ func TestCall_FindsAPeerThatCameBack(t *testing.T) {
 	id, err := peer.IDFromPrivateKey(key)
 	require.NoError(t, err)
 	life := func() (host.Host, func()) {
-		h, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+		h, err := libp2p.New(append(tcpOptions(), libp2p.Identity(key))...)
 		require.NoError(t, err)
 		server, err := rpc.NewServer(h, s.handler, rpc.DefaultServerConfig())
 		require.NoError(t, err)

@@ -218,7 +218,7 @@ func TestServer_ReservesMemoryPerExchange(t *testing.T) {
 	}}
 	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.Build(rcmgr.InfiniteLimits)), rcmgr.WithMetricsDisabled())
 	require.NoError(t, err)
-	s := newSwarm(t, options{hostOpts: []libp2p.Option{libp2p.ResourceManager(resources)}})
+	s := newSwarm(t, options{hostOpts: append(tcpOptions(), libp2p.ResourceManager(resources))})
 	used := func() (bytes int64) {
 		require.NoError(t, resources.ViewService(rpc.Service, func(scope network.ServiceScope) error {
 			bytes = scope.Stat().Memory

@@ -3,6 +3,9 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,23 +26,28 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if *echoChild {
+		if err := runEchoChild(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
 // waitFor bounds what a test waits for; it is met in milliseconds.
 const waitFor = 20 * time.Second
 
-// newHost makes a host on loopback TCP. Unless opts set a resource manager, it has one that limits nothing.
+// newHost makes a host on loopback TCP. Without opts, its resource manager limits nothing.
 func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	t.Helper()
 	if len(opts) == 0 {
 		resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
 		require.NoError(t, err)
-		opts = append(opts, libp2p.ResourceManager(resources))
+		opts = append(opts, libp2p.ResourceManager(resources), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	}
-	opts = append([]libp2p.Option{
-		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics(),
-	}, opts...)
 	h, err := libp2p.New(opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
