@@ -56,14 +56,14 @@ func (c *demoCmd) Run(a *app) error {
 
 func printDemo(w io.Writer, r demo.Result) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
-	p("\nA swarm of %d processes, up in %s, hosted %d experts of a small text model, each on %d of them.\n",
+	p("\nA swarm of %d processes, up in %s, hosted the %d experts of a small text model, each on %d of them.\n",
 		r.Nodes, millis(r.StartupMS), r.Experts, r.Replicas)
 	for _, e := range r.Events {
 		p("  %s\n", e)
 	}
-	p("\n  calls     %d (%.0f a second), found through the DHT\n", r.Calls, r.CallsPerS)
+	p("\n  calls     %d of a layer (%.0f a second), each to the experts that its router chose, found through the DHT\n", r.Calls, r.CallsPerS)
 	p("  failed    %d\n", r.Failed)
-	p("  wrong     %d (every answer compared with the same expert computed here, bit for bit)\n", r.Wrong)
+	p("  wrong     %d (every answer compared with the same layer computed here, bit for bit)\n", r.Wrong)
 	p("  p50       %s\n  p99       %s\n", millis(r.P50MS), millis(r.P99MS))
 	if len(r.Events) > 0 {
 		p("  recovery  %s (the slowest call around a host's end)\n", millis(r.RecoveryMS))
@@ -74,9 +74,10 @@ func printDemo(w io.Writer, r demo.Result) {
 }
 
 // joinDemo joins the demo's swarm as a client, with a node's defaults.
-func joinDemo(ctx context.Context, bootstrap []string) (demo.Caller, error) {
+func joinDemo(ctx context.Context, bootstrap []string, checkpoint string) (demo.Caller, error) {
 	cfg := config.Default()
 	cfg.Swarm = demo.SwarmName
 	cfg.Bootstrap = bootstrap
+	cfg.Layers = []config.Layer{{Checkpoint: checkpoint, Model: demo.ModelName}}
 	return node.Join(ctx, cfg, version())
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/api"
 )
@@ -30,12 +29,12 @@ const replicas = 3
 
 // Caller makes the demo's calls: a client of the swarm in this process.
 type Caller interface {
-	Call(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error)
+	CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error)
 	Close() error
 }
 
-// Joiner makes a Caller of the swarm that the multiaddrs lead to.
-type Joiner func(ctx context.Context, bootstrap []string) (Caller, error)
+// Joiner makes a Caller of the swarm that the multiaddrs lead to, which routes the layers of the checkpoint.
+type Joiner func(ctx context.Context, bootstrap []string, checkpoint string) (Caller, error)
 
 // Progress is how a running demo is doing.
 type Progress struct {
@@ -63,8 +62,8 @@ type Result struct {
 	FirstError string   `json:"first_error,omitempty"`
 }
 
-// Run starts the nodes, calls their experts for cfg.Duration while hosts are killed and frozen, compares every answer with
-// the same expert in this process, and ends everything it started. progress is called from one goroutine, some ten times a second.
+// Run starts the nodes, calls the model's layers for cfg.Duration while hosts are killed and frozen, compares every answer with
+// the same layer in this process, and ends everything it started. progress is called from one goroutine, some ten times a second.
 func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) (Result, error) {
 	if cfg.Nodes < 1 || cfg.Nodes > MaxNodes {
 		return Result{}, fmt.Errorf("%d nodes: expected 1 to %d", cfg.Nodes, MaxNodes)
@@ -75,11 +74,11 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 	}
 	defer os.RemoveAll(dir)
 	begun := time.Now()
-	model, err := unpackModel(filepath.Join(dir, modelName))
+	model, err := unpackModel(filepath.Join(dir, ModelName))
 	if err != nil {
 		return Result{}, err
 	}
-	truth, err := computeTruth(ctx, model)
+	calls, err := truth(ctx, model)
 	if err != nil {
 		return Result{}, err
 	}
@@ -88,7 +87,7 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 	if err != nil {
 		return Result{}, err
 	}
-	caller, err := join(ctx, hosts[0].Addrs)
+	caller, err := join(ctx, hosts[0].Addrs, model)
 	if err != nil {
 		return Result{}, fmt.Errorf("joining the demo's swarm: %w", err)
 	}
@@ -101,7 +100,7 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 	var g errgroup.Group
 	for i := range cfg.Clients {
 		g.Go(func() error {
-			callUntil(ctx, caller, truth, rand.New(rand.NewPCG(1, uint64(i))), r)
+			callUntil(ctx, caller, calls, rand.New(rand.NewPCG(1, uint64(i))), r)
 			return nil
 		})
 	}
@@ -111,7 +110,7 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 		return Result{}, err
 	}
 	res := r.result()
-	res.Nodes, res.Experts, res.Replicas = cfg.Nodes, len(truth), min(replicas, cfg.Nodes)
+	res.Nodes, res.Experts, res.Replicas = cfg.Nodes, modelLayers*modelExperts, min(replicas, cfg.Nodes)
 	res.StartupMS = float64(startup.Microseconds()) / 1e3
 	return res, nil
 }
@@ -181,12 +180,12 @@ func misfortune(ctx context.Context, cfg Config, hosts []*Host, r *record) error
 	return nil
 }
 
-func callUntil(ctx context.Context, caller Caller, truth []known, dice *rand.Rand, r *record) {
+func callUntil(ctx context.Context, caller Caller, calls []known, dice *rand.Rand, r *record) {
 	for ctx.Err() == nil {
-		k := truth[dice.IntN(len(truth))]
+		k := calls[dice.IntN(len(calls))]
 		start := time.Now()
 		// Without ctx: the last call may end after the demo's time, it is not a failure.
-		res, _, err := caller.Call(context.WithoutCancel(ctx), api.CallRequest{Name: k.name, Input: k.input})
+		res, _, err := caller.CallLayer(context.WithoutCancel(ctx), api.LayerRequest{Name: k.layer, Input: k.input})
 		r.call(start, err, err == nil && res.SHA256 != k.sha256)
 	}
 }

@@ -97,7 +97,7 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 	if err := c.finder.WaitJoined(wait); err != nil {
 		stop(errStopped)
 		_ = group.Wait() // ends with errStopped
-		return nil, errors.Join(fmt.Errorf("%w: none of %v answered within %v", expert.ErrDialFailed, cfg.Bootstrap, joinTimeout), c.finder.Close())
+		return nil, fmt.Errorf("%w: none of %v answered within %v", expert.ErrDialFailed, cfg.Bootstrap, joinTimeout)
 	}
 	return client, nil
 }
