@@ -267,6 +267,9 @@ func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, b
 	if none, ok := errors.AsType[*registry.NoneError](err); ok {
 		t.asking.none = *none
 	}
+	if pick.Stale {
+		c.d.findSoon(t.asking.id)
+	}
 	return pick, err == nil
 }
 

@@ -5,8 +5,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/kwaai/kwaaid/internal/expert"
-	"github.com/kwaai/kwaaid/internal/registry"
 )
 
 // walkTimeout bounds a walk that nobody waits for any more.
@@ -16,7 +17,11 @@ const walkTimeout = 10 * time.Second
 type lookups struct {
 	mu    sync.Mutex
 	walks map[expert.ID]*walk
+	finds map[expert.ID]struct{} // of experts that are in use, behind their calls
 }
+
+// findsMost bounds the experts in use that are looked up at once: a layer of hundreds takes a while, its calls do not wait.
+const findsMost = 4
 
 // walk is a walk under way. found and err are set when done is closed.
 type walk struct {
@@ -29,14 +34,46 @@ type walk struct {
 func (d *Dispatcher) find(ctx context.Context, id expert.ID) (int, error) {
 	d.metrics.lookup()
 	found, err := d.finder.Find(ctx, id)
-	now := time.Now()
-	for _, p := range found {
-		d.table.AddProvider(id, p.ID, registry.DHT, now)
-	}
-	if err == nil && len(found) == 0 {
-		d.table.Absent(id, now)
-	}
+	d.lookedUp(id, found, err)
 	return len(found), err
+}
+
+// lookedUp tells the registry what a look-up found; one that failed says nothing.
+func (d *Dispatcher) lookedUp(id expert.ID, found []peer.AddrInfo, err error) {
+	if err != nil && len(found) == 0 {
+		return
+	}
+	peers := make([]peer.ID, len(found))
+	for i := range found {
+		peers[i] = found[i].ID
+	}
+	d.table.LookedUp(id, peers, time.Now())
+}
+
+// findSoon looks an expert in use up behind its calls: others may host it by now. While many are looked up it is left to a later call.
+func (d *Dispatcher) findSoon(id expert.ID) {
+	d.lookups.mu.Lock()
+	defer d.lookups.mu.Unlock()
+	if _, already := d.lookups.finds[id]; already || len(d.lookups.finds) >= findsMost {
+		return
+	}
+	if d.lookups.finds == nil {
+		d.lookups.finds = make(map[expert.ID]struct{})
+	}
+	if d.goBehind(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, walkTimeout)
+		defer cancel()
+		_, err := d.find(ctx, id)
+		if err != nil {
+			d.log.Debug().Err(err).Stringer("expert", id).Msg("an expert in use could not be looked up")
+			d.table.LookUpFailed(id, time.Now())
+		}
+		d.lookups.mu.Lock()
+		delete(d.lookups.finds, id)
+		d.lookups.mu.Unlock()
+	}) {
+		d.lookups.finds[id] = struct{}{}
+	}
 }
 
 // walk makes a complete walk, or waits for the one that is under way; it returns how many providers it found.
@@ -77,13 +114,7 @@ func (d *Dispatcher) runWalk(ctx context.Context, id expert.ID, w *walk) {
 	defer cancel()
 	d.metrics.lookup()
 	found, err := d.finder.Walk(ctx, id)
-	now := time.Now()
-	for _, p := range found {
-		d.table.AddProvider(id, p.ID, registry.DHT, now)
-	}
-	if err == nil && len(found) == 0 {
-		d.table.Absent(id, now)
-	}
+	d.lookedUp(id, found, err)
 	d.lookups.mu.Lock()
 	delete(d.lookups.walks, id)
 	d.lookups.mu.Unlock()

@@ -53,6 +53,9 @@ func TestPickReport_DoesNotAllocate(t *testing.T) {
 
 // TestTable_HundredThousandExpertsStayUnder100MB: with three described providers each, all of them called.
 func TestTable_HundredThousandExpertsStayUnder100MB(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes memory of its own")
+	}
 	before := heapBytes()
 	s := newScript(DefaultLimits())
 	dice := rand.New(rand.NewPCG(1, 2))

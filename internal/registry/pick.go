@@ -30,6 +30,7 @@ type Pick struct {
 	Peer   peer.ID
 	Text   string        // Peer in base58
 	Digest expert.Digest // to ask for; zero: any
+	Stale  bool          // the expert was not looked up lately: others may host it by now
 
 	entry      *entry
 	host       *host
@@ -265,6 +266,7 @@ func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now
 	k := Pick{
 		Expert: e.id, Peer: h.id, Text: h.text, Digest: digest,
 		entry: e, host: h, stats: s, at: now, rows: int32(rows), work: float32(h.ahead(now)) + float32(rows),
+		Stale:     e.looked == 0 || now-e.looked >= tick(lookEvery),
 		probePeer: h.breaker.begin(), probeStats: s.breaker.begin(),
 	}
 	h.inflight++

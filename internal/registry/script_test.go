@@ -21,12 +21,13 @@ import (
 //	provide EXPERT PEER... [source=dht|static|cache]
 //	forget EXPERT PEER
 //	fallbacks EXPERT EXPERT... [hidden=N]    sets them, and prints those that may be used
-//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)]
+//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale]
 //	report PEER KIND [took=D] [retry-after=D] [queued=N] [service=D] [digest=x] [hidden=N]    the peer's oldest pick
 //	connect|disconnect|drain|pong|miss PEER [rtt=D]
 //	blame EXPERT PEER | convict PEER
 //	describe PEER EXPERT... [digest=x] [name=NAME] [hidden=N] [draining]
-//	absent EXPERT [ask]
+//	found EXPERT PEER...                     what a look-up found
+//	absent EXPERT                            whether the last one found nobody
 //	slow EXPERT [rows=N]
 //	experts | providers EXPERT | peers
 func TestScripts(t *testing.T) {
@@ -104,12 +105,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return fmt.Sprintln("shut out for", s.table.Convict(peer.ID(names[0]), s.now))
 	case "describe":
 		s.describe(t, names, args)
-	case "absent":
-		if _, ask := args["ask"]; ask {
-			age, ok := s.table.AbsentSince(expertID(t, names[0]), s.now)
-			return fmt.Sprintln(age, ok)
+	case "found":
+		var found []peer.ID
+		for _, p := range names[1:] {
+			found = append(found, peer.ID(p))
 		}
-		s.table.Absent(expertID(t, names[0]), s.now)
+		s.table.LookedUp(expertID(t, names[0]), found, s.now)
+	case "absent":
+		age, ok := s.table.AbsentSince(expertID(t, names[0]), s.now)
+		return fmt.Sprintln(age, ok)
 	case "slow":
 		slow, ok := s.table.Slow(expertID(t, names[0]), number(t, args, "rows", 1))
 		return fmt.Sprintln(slow.Round(10*time.Microsecond), ok)
@@ -149,6 +153,9 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 	line := string(pick.Peer)
 	if pick.probePeer || pick.probeStats {
 		line += " as a probe"
+	}
+	if _, told := args["stale"]; told {
+		line += fmt.Sprint(", stale: ", pick.Stale)
 	}
 	if !pick.Digest.IsZero() {
 		line += " for digest " + letter(pick.Digest)
@@ -244,7 +251,7 @@ func split(d *datadriven.TestData) ([]string, map[string][]string) {
 	for _, a := range d.CmdArgs {
 		if len(a.Vals) == 0 {
 			args[a.Key] = nil
-			if a.Key != "ask" && a.Key != "draining" {
+			if a.Key != "stale" && a.Key != "draining" {
 				names = append(names, a.Key)
 			}
 			continue

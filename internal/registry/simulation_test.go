@@ -176,17 +176,24 @@ func p99(sorted []time.Duration) time.Duration { return sorted[len(sorted)*99/10
 // TestSimulation_UnequalReplicas: six hosts of speeds 1, 1, 2, 2, 4, 4 at three quarters of their load. The p99 stays below three times
 // that of an ideal single queue, and nobody starves.
 func TestSimulation_UnequalReplicas(t *testing.T) {
+	calls := 40_000
+	if raceEnabled {
+		calls = 4_000 // too few for a p99 to be judged by; the table has one lock, and it is taken
+	}
 	for _, callers := range []int{1, 4, 16} {
 		for _, spread := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d callers, spread %v", callers, spread), func(t *testing.T) {
 				q := &queueing{
 					speeds: []float64{1, 1, 2, 2, 4, 4}, unit: 8 * time.Millisecond, spread: spread, load: 0.75,
-					callers: callers, calls: 40_000, rtt: 400 * time.Microsecond,
+					callers: callers, calls: calls, rtt: 400 * time.Microsecond,
 				}
 				ideal := q.ideal(7)
 				took, got := q.play(7)
 				t.Logf("p99 %v, ideal %v: %.2f times; p50 %v, ideal %v; calls %v", p99(took), p99(ideal),
 					float64(p99(took))/float64(p99(ideal)), took[len(took)/2], ideal[len(ideal)/2], got)
+				if raceEnabled {
+					return
+				}
 				require.Less(t, p99(took), 3*p99(ideal))
 				for h, n := range got {
 					share := float64(n) / float64(q.calls) / (q.speeds[h] / 14)

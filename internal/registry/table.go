@@ -55,6 +55,13 @@ func (v Verdict) String() string {
 	}
 }
 
+const (
+	// lookEvery: hosts announce every ten minutes; who came since the last look-up is found by the next.
+	lookEvery = 10 * time.Minute
+	// lookAgain is how soon a look-up that failed is tried again.
+	lookAgain = time.Minute
+)
+
 // providerLife: records live for 30 minutes and are announced every 10; five more for clocks and slow walks.
 const providerLife = 35 * time.Minute
 
@@ -78,6 +85,7 @@ type entry struct {
 	id           expert.ID
 	digest       expert.Digest // the first seen; see digest.go
 	absent       tick          // when a complete walk found nobody; 0: never, or somebody was found since
+	looked       tick          // when it was looked up last; 0 or before: long ago
 	providers    []provider
 	slow         []quantile // by rowClass, as far as needed
 	about        *about     // nil until a host described it
@@ -210,12 +218,29 @@ func (t *Table) RemoveProvider(id expert.ID, p peer.ID) {
 	}
 }
 
-// Absent notes that a complete walk of the DHT found nobody who hosts the expert.
-func (t *Table) Absent(id expert.ID, now time.Time) {
+// LookedUp notes whom a look-up in the DHT found; nobody, if a complete walk found nobody.
+func (t *Table) LookedUp(id expert.ID, found []peer.ID, now time.Time) {
 	at := t.tick(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.touch(id).absent = at
+	e := t.touch(id)
+	e.looked = at
+	for _, p := range found {
+		t.addProvider(e, p, DHT, at)
+	}
+	if len(found) == 0 {
+		e.absent = at
+	}
+}
+
+// LookUpFailed notes that a look-up could not be made. It is tried again in a minute.
+func (t *Table) LookUpFailed(id expert.ID, now time.Time) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.experts[id]; e != nil {
+		e.looked = at - tick(lookEvery) + tick(lookAgain)
+	}
 }
 
 // AbsentSince returns how long ago a complete walk found nobody; false if none did since somebody was known.

@@ -50,6 +50,7 @@ type PeerView struct {
 	Experts   int // of which it is a known provider
 	Breaker   BreakerState
 	RTT       time.Duration // smoothed; 0: not measured
+	Latency   time.Duration // smoothed time of an answer, of the expert there that answers slowest; 0: none yet
 	Success   float64       // smoothed share of calls that went well, 0 to 1
 	Inflight  int           // calls under way
 	Queued    int           // rows of others in its queue, as far as is known
