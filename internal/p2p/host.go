@@ -159,7 +159,7 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	resources, err := resourceManager(limits, o.memory, o.protocols, o.reg != nil)
+	resources, err := resourceManager(limits, o.memory, o.protocols)
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), manager.Close())
 	}
