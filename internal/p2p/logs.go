@@ -12,10 +12,11 @@ import (
 
 // BridgeLogs sends the logs of libp2p (slog) and of kad-dht (zap) into log. It changes the whole process, so a command calls it
 // once, before the first host is made: libp2p's loggers keep the handler that they find at their first line.
-// The libraries call "info" and "warn" what is daily life in an open swarm, so their levels count one lower here.
+// The libraries call "info" and "warn" what is daily life in an open swarm (a first node has nobody to ask, a stranger sends noise):
+// that is debug here, their errors are warnings, their debug is trace.
 func BridgeLogs(log zerolog.Logger) {
 	gologshim.SetDefaultHandler(demoted{zerolog.NewSlogHandler(log)})
-	level := golog.LevelWarn
+	level := golog.LevelError
 	if log.GetLevel() <= zerolog.DebugLevel {
 		level = golog.LevelDebug
 	}
@@ -23,18 +24,29 @@ func BridgeLogs(log zerolog.Logger) {
 	golog.SetPrimaryCore(&zapBridge{log: log})
 }
 
-// demoted lowers the level of every record by one step.
+// demoted lowers the level of every record.
 type demoted struct{ slog.Handler }
 
-// slogStep is the distance between two of slog's levels.
-const slogStep = slog.LevelInfo - slog.LevelDebug
+// slogTrace is below slog's lowest named level; zerolog's handler takes it for its trace.
+const slogTrace = slog.LevelDebug - 4
+
+func demote(l slog.Level) slog.Level {
+	switch {
+	case l < slog.LevelInfo:
+		return slogTrace
+	case l < slog.LevelError:
+		return slog.LevelDebug
+	default:
+		return slog.LevelWarn
+	}
+}
 
 func (d demoted) Enabled(ctx context.Context, l slog.Level) bool {
-	return d.Handler.Enabled(ctx, l-slogStep)
+	return d.Handler.Enabled(ctx, demote(l))
 }
 
 func (d demoted) Handle(ctx context.Context, r slog.Record) error {
-	r.Level -= slogStep
+	r.Level = demote(r.Level)
 	return d.Handler.Handle(ctx, r)
 }
 
@@ -46,15 +58,13 @@ func (d demoted) WithGroup(name string) slog.Handler { return demoted{d.Handler.
 // zapBridge is a zap core that writes to zerolog.
 type zapBridge struct{ log zerolog.Logger }
 
-// level maps zap's levels to ours, one step lower as in demoted.
+// level maps zap's levels to ours, lowered as in demote.
 func (*zapBridge) level(l zapcore.Level) zerolog.Level {
 	switch {
 	case l <= zapcore.DebugLevel:
 		return zerolog.TraceLevel
-	case l == zapcore.InfoLevel:
+	case l < zapcore.ErrorLevel:
 		return zerolog.DebugLevel
-	case l == zapcore.WarnLevel:
-		return zerolog.InfoLevel
 	default:
 		return zerolog.WarnLevel
 	}

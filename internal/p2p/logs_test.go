@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestBridgeLogs_TakesBothLibrariesOneLevelLower(t *testing.T) {
+func TestBridgeLogs_TakesBothLibrariesAndLowersTheirLevels(t *testing.T) {
 	t.Cleanup(func() { BridgeLogs(zerolog.Nop()) })
 	var out syncBuffer
 	BridgeLogs(zerolog.New(&out).Level(zerolog.DebugLevel))
@@ -19,6 +19,7 @@ func TestBridgeLogs_TakesBothLibrariesOneLevelLower(t *testing.T) {
 	slogger.Debug("hidden")
 	slogger.Info("told")
 	slogger.Warn("warned")
+	slogger.Error("failed")
 	zapper := golog.Logger("bridge-zap")
 	zapper.Debugw("hidden")
 	zapper.Infow("told", "peer", "p")
@@ -33,7 +34,7 @@ func TestBridgeLogs_TakesBothLibrariesOneLevelLower(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{
-		"debug bridge-slog told", "info bridge-slog warned",
+		"debug bridge-slog told", "debug bridge-slog warned", "warn bridge-slog failed",
 		"debug bridge-zap told", "warn bridge-zap failed",
 	}, got)
 }
