@@ -234,6 +234,11 @@ func avx2Finish(y, c, bias unsafe.Pointer, stride, rows int, limit float32)
 //go:noescape
 func avx2Round(dst, src unsafe.Pointer, n int)
 
+// pause does nothing for a moment, and tells the CPU that it waits.
+//
+//go:noescape
+func pause()
+
 // avx2Read reads n times 512 bytes.
 //
 //go:noescape

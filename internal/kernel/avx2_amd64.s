@@ -8576,6 +8576,11 @@ GLOBL avx2_00007fff<>(SB), RODATA|NOPTR, $4
 DATA avx2_ffff0000<>+0(SB)/4, $0xffff0000
 GLOBL avx2_ffff0000<>(SB), RODATA|NOPTR, $4
 
+// func pause()
+TEXT ·pause(SB), NOSPLIT, $0
+	PAUSE
+	RET
+
 // func avx2Read(p *byte, n int)
 // Requires: AVX
 TEXT ·avx2Read(SB), NOSPLIT, $0-16

@@ -84,7 +84,7 @@ const (
 	// chunkInputs is how much of k a task takes at once through its rows: 64 KiB of bf16 weights, which stay in the second cache meanwhile.
 	chunkInputs = 1024
 	// convertRows is how many rows one task converts to the form that the products take.
-	convertRows = 16
+	convertRows = 4
 	// aloneWork is the number of multiplications below which a call is not worth a second thread: some ten microseconds.
 	aloneWork = 1 << 19
 )
@@ -233,8 +233,10 @@ func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n,
 	}
 }
 
-// upcoming returns the panel of the task that is handed out next: likely, but not surely, to who asks.
-func (c *call) upcoming(phase int, m *matrix) int { return int(c.next[phase].Load()) % m.panels }
+// upcoming returns the panel of the task that whoever asks, having just begun one, is likely to get next: all others come first.
+func (c *call) upcoming(phase int, m *matrix) int {
+	return int(c.next[phase].Load()+int64(c.participants.Load())-1) % m.panels
+}
 
 func (c *call) upTask(p, chunk int, totals []float32) {
 	f := c.ffn

@@ -10,3 +10,6 @@ func bestPath([]Path) Path { return PathPortable }
 func vectorKernels(Path) *kernels { return portableKernels() }
 
 func (k *kernels) limitLoops() limitLoops { return portableLimits() }
+
+// pause does nothing for a moment.
+func pause() {}

@@ -100,8 +100,10 @@ type schedule struct {
 	next  [phases]atomic.Int64 // tasks begun
 	ended [phases]atomic.Int64 // tasks done
 
+	participants atomic.Int32
+
 	mu       sync.Mutex
-	changed  sync.Cond // on mu: a phase ended, or a helper left
+	changed  sync.Cond // on mu: a phase ended
 	sleepers atomic.Int32
 
 	// Guarded by the pool's mu: participant 0 is the caller, the others are helpers. A helper that left may come back as another participant
@@ -118,6 +120,7 @@ func (s *schedule) reset(tasks [phases]int) {
 		s.ended[i].Store(0)
 	}
 	s.helpers, s.joined, s.free = 0, 0, s.free[:0]
+	s.participants.Store(1)
 }
 
 // run computes c in this goroutine, with the help of workers that are idle.
@@ -128,8 +131,14 @@ func (p *Pool) run(c *call) {
 		p.mu.Lock()
 		p.open = append(p.open, c)
 		p.mu.Unlock()
-		for range p.threads - int(active) {
+		wanted := p.threads - int(active)
+		for range wanted {
 			p.wake.Signal()
+		}
+		if wanted > 0 {
+			// The scheduler lets others steal the goroutine that was readied last only after a sleep (50 us on Linux). Stepping aside, it runs
+			// here at once, and this goroutine is what the woken thread finds.
+			runtime.Gosched()
 		}
 	}
 	for phase := range phases {
@@ -180,11 +189,18 @@ func (c *call) participate(phase, participant int, leave func() bool) bool {
 	return false
 }
 
+// patience is how often await looks before it sleeps: for some 20 us, about what it takes to put a thread to sleep and to wake it again. All others
+// are in the middle of their last tasks by then, which take about as long where time matters.
+const patience = 2000
+
 // await blocks until all tasks of a phase are done.
 func (c *call) await(phase int) {
 	finished := func() bool { return c.ended[phase].Load() == int64(c.tasks[phase]) }
-	if finished() {
-		return
+	for range patience {
+		if finished() {
+			return
+		}
+		pause()
 	}
 	c.sleepers.Add(1)
 	c.mu.Lock()
@@ -231,6 +247,7 @@ func (p *Pool) work() {
 		}
 		p.mu.Lock()
 		c.helpers--
+		c.participants.Add(-1)
 		c.free = append(c.free, participant)
 		p.active.Add(-1)
 	}
@@ -253,6 +270,7 @@ func (p *Pool) needy() *call {
 // join makes a worker a participant. The pool's mu is held.
 func (c *call) join() int {
 	c.helpers++
+	c.participants.Add(1)
 	if n := len(c.free); n > 0 {
 		participant := c.free[n-1]
 		c.free = c.free[:n-1]

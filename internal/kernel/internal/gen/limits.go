@@ -7,6 +7,11 @@ import (
 
 // allLimits writes loops that do nothing but what limits a product: read memory, multiply and add.
 func (t *target) allLimits() {
+	if !t.wide() {
+		t.begin("pause", "does nothing for a moment, and tells the CPU that it waits.", "", "", "")
+		t.PAUSE()
+		t.RET()
+	}
 	t.begin(t.name+"Read", "reads n times 512 bytes.", "p unsafe.Pointer, n int", "p *byte, n int", "")
 	t.load("p", reg.RSI)
 	t.load("n", reg.RCX)
