@@ -19,7 +19,7 @@ type Config struct {
 
 // NAT turns on what helps hosts that others cannot dial directly. All of it is left off while every listen address is loopback.
 type NAT struct {
-	Relay        bool // be reached through relays, and relay for others when publicly reachable
+	Relay        bool // be reached through relays, and relay for others when publicly reachable; AutoNAT says which, so it is on too
 	HolePunching bool // turn relayed connections into direct ones; needs Relay
 	UPnP         bool // ask the router to forward the listen ports
 	AutoNAT      bool // ask peers whether they can dial us, and tell them the same

@@ -134,6 +134,7 @@ func New(key crypto.PrivKey, cfg Config, opts ...Option) (*Host, error) {
 	for _, p := range o.protocols {
 		h.ours = append(h.ours, p.ID)
 	}
+	h.nat.AutoNAT = h.nat.AutoNAT || h.nat.Relay
 	if h.loopback {
 		h.nat = NAT{}
 	}

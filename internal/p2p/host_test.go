@@ -159,6 +159,27 @@ func TestHost_AnnouncesLoopbackOnlyWhenAllIsLoopback(t *testing.T) {
 	require.Len(t, forwarded.Addrs(), 1)
 }
 
+// Without UPnP, whose search for a router outlives the host by 5 s.
+func TestNew_HelpAgainstNATStartsAndEnds(t *testing.T) {
+	cfg := loopback()
+	cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}
+	cfg.NAT = NAT{Relay: true, HolePunching: true}
+	a, b := newHost(t, cfg), newHost(t, cfg)
+	connect(t, a, b)
+	protocols, err := a.Peerstore().GetProtocols(b.ID())
+	require.NoError(t, err)
+	for _, want := range []protocol.ID{"/libp2p/circuit/relay/0.2.0/stop", "/libp2p/autonat/1.0.0", "/libp2p/autonat/2/dial-request"} {
+		require.Contains(t, protocols, want)
+	}
+	plain := newHost(t, loopback())
+	connect(t, a, plain)
+	protocols, err = a.Peerstore().GetProtocols(plain.ID())
+	require.NoError(t, err)
+	for _, p := range protocols {
+		require.NotContains(t, p, "autonat", "on loopback all of it is off")
+	}
+}
+
 // Peers tell us which address they see; behind a router it is the router's, which answers nobody that we did not call.
 func TestAdvertise_RoutersAddressOnlyWhenReachable(t *testing.T) {
 	seen := []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1"), ma.StringCast("/ip4/192.168.1.2/tcp/1"), ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1")}

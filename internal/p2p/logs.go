@@ -16,12 +16,13 @@ import (
 // that is debug here, their errors are warnings, their debug is trace.
 func BridgeLogs(log zerolog.Logger) {
 	gologshim.SetDefaultHandler(demoted{zerolog.NewSlogHandler(log)})
-	level := golog.LevelError
-	if log.GetLevel() <= zerolog.DebugLevel {
-		level = golog.LevelDebug
+	bridge := &zapBridge{log: log}
+	level := zapcore.DebugLevel
+	for level < zapcore.FatalLevel && !bridge.Enabled(level) { // go-log complains about levels that its core does not take
+		level++
 	}
-	golog.SetupLogging(golog.Config{Level: level}) // without outputs: only the core below writes
-	golog.SetPrimaryCore(&zapBridge{log: log})
+	golog.SetupLogging(golog.Config{Level: golog.LogLevel(level)}) // without outputs: only the core below writes
+	golog.SetPrimaryCore(bridge)
 }
 
 // demoted lowers the level of every record.
