@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
@@ -236,6 +237,7 @@ func TestNewStream_DialsAPeerThatCameBack(t *testing.T) {
 	for _, a := range server.ListenAddrs() {
 		cfg.Listen = append(cfg.Listen, a.String())
 	}
+	client.Peerstore().AddAddrs(server.ID(), server.Addrs(), peerstore.PermanentAddrTTL) // as a static provider
 	connect(t, client, server)
 	require.NoError(t, server.Close())
 	eventually(t, func() bool { return client.Network().Connectedness(server.ID()) != network.Connected })
