@@ -223,6 +223,7 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	k.probeStats = false
 	s.rest = 0
 	smooth(&s.latency, took, smoothing)
+	smooth(&h.latency, took, smoothing)
 
 	// Service and round trip divide what the call took: first what is beside computing, by the host's own account of that; then
 	// what a row takes as seen from here, whatever the host says.

@@ -139,6 +139,7 @@ type host struct {
 	inflight, inflightRows int32
 
 	rtt     float32 // seconds that a call takes beside its computing; smoothed towards the low ones
+	latency float32 // seconds; smoothed, of answers, whatever the expert
 	service float32 // seconds per row, as the host says
 	others  float32 // rows of other callers in its queue, at loadAt
 	usually float32 // the same, smoothed

@@ -50,7 +50,7 @@ type PeerView struct {
 	Experts   int // of which it is a known provider
 	Breaker   BreakerState
 	RTT       time.Duration // smoothed; 0: not measured
-	Latency   time.Duration // smoothed time of an answer, of the expert there that answers slowest; 0: none yet
+	Latency   time.Duration // smoothed time of an answer; 0: none yet
 	Success   float64       // smoothed share of calls that went well, 0 to 1
 	Inflight  int           // calls under way
 	Queued    int           // rows of others in its queue, as far as is known
@@ -68,22 +68,38 @@ func (t *Table) Experts(now time.Time) []ExpertView {
 		if len(e.providers) == 0 {
 			continue
 		}
-		v := ExpertView{ID: e.id, Hidden: int(e.hidden), Digest: e.digest, Providers: len(e.providers)}
-		if a := e.about; a != nil {
-			v.Name, v.Kind, v.DType, v.Numerics, v.Inner, v.State = a.name, a.kind, a.dtype, a.numerics, int(a.inner), a.state
-		}
-		for i := range e.providers {
-			if e.providers[i].why(&Query{}, e.digest, at) == pickable {
-				v.Reachable++
-			}
-		}
-		if v.Reachable > 0 && v.State == "" {
-			v.State = expert.StateReady
-		}
-		list = append(list, v)
+		list = append(list, e.view(at))
 	}
 	slices.SortFunc(list, func(a, b ExpertView) int { return cmp.Compare(a.ID, b.ID) })
 	return list
+}
+
+// Expert returns what is known of an expert; false where it has no providers.
+func (t *Table) Expert(id expert.ID, now time.Time) (ExpertView, bool) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[id]
+	if e == nil || len(e.providers) == 0 {
+		return ExpertView{}, false
+	}
+	return e.view(at), true
+}
+
+func (e *entry) view(now tick) ExpertView {
+	v := ExpertView{ID: e.id, Hidden: int(e.hidden), Digest: e.digest, Providers: len(e.providers)}
+	if a := e.about; a != nil {
+		v.Name, v.Kind, v.DType, v.Numerics, v.Inner, v.State = a.name, a.kind, a.dtype, a.numerics, int(a.inner), a.state
+	}
+	for i := range e.providers {
+		if e.providers[i].why(&Query{}, e.digest, now) == pickable {
+			v.Reachable++
+		}
+	}
+	if v.Reachable > 0 && v.State == "" {
+		v.State = expert.StateReady
+	}
+	return v
 }
 
 // Providers lists the known providers of an expert, in the order in which they became known.
@@ -143,7 +159,7 @@ func (t *Table) Peer(p peer.ID, now time.Time) (PeerView, bool) {
 func (h *host) view(now tick) PeerView {
 	return PeerView{
 		Peer: h.id, Connected: h.connected, Verdict: h.verdict, Draining: h.draining, Experts: h.experts,
-		Breaker: h.breakerState(now), RTT: seconds(h.rtt), Success: h.health.rate(now), Inflight: int(h.inflight),
+		Breaker: h.breakerState(now), RTT: seconds(h.rtt), Latency: seconds(h.latency), Success: h.health.rate(now), Inflight: int(h.inflight),
 		Queued: int(h.ahead(now)) - int(h.inflightRows), Resting: time.Duration(max(0, h.rest-now)),
 		ShutOut: time.Duration(max(0, h.shut-now)),
 	}
