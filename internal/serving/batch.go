@@ -226,6 +226,8 @@ func (h *Host) end(l *lane) *lane {
 		took, share := time.Duration(now-l.began), h.busy.change(now, -1)-l.work
 		l.cost.add(took, rows)
 		h.speed.add(share, rows)
+		h.done += uint64(rows)
+		l.hosted.done += uint64(rows)
 		h.metrics.passed(rows, took)
 	}
 	l.passRows, l.running = 0, false

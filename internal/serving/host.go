@@ -41,7 +41,8 @@ type Host struct {
 	width int // all slots
 	line  line
 	busy  busyClock
-	speed rate // of all experts together, in time of the busy clock
+	done  uint64 // rows computed, by experts that have gone too
+	speed rate   // of all experts together, in time of the busy clock
 }
 
 // hosted is one expert under its ID. What Begin sets never changes; impl and spec are set once, before it is ready. The rest
@@ -59,6 +60,7 @@ type hosted struct {
 	reserved int64         // of the budget
 	refs     int           // admitted pairs not yet released, passes and canaries under way
 	rows     int           // rows of those pairs
+	done     uint64        // rows computed
 	loading  bool          // its memory still counts as pending
 	stop     func()        // ends Run; nil when that is not under way
 	retired  bool          // once refs is 0 it goes
@@ -155,6 +157,17 @@ func (h *Host) Inflight() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.taken
+}
+
+// Rows returns how many rows the host has computed, and of these those of each expert that is here now.
+func (h *Host) Rows() (total uint64, byExpert map[expert.ID]uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	byExpert = make(map[expert.ID]uint64, len(h.experts))
+	for id, e := range h.experts {
+		byExpert[id] = e.done
+	}
+	return h.done, byExpert
 }
 
 // Describe returns the host's part of its node's description: all but the version and the measured speed. FreeMemory is 0
