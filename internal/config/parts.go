@@ -1,6 +1,8 @@
 package config
 
 import (
+	"time"
+
 	"github.com/kwaai/kwaaid/internal/discovery"
 	"github.com/kwaai/kwaaid/internal/dispatch"
 	"github.com/kwaai/kwaaid/internal/expert"
@@ -61,12 +63,15 @@ func (c *Config) Dispatch() dispatch.Config {
 	return cfg
 }
 
+// gatewayDrain is for answers on their way out: by the time that the gateway stops, the node has drained what it took on.
+const gatewayDrain = 2 * time.Second
+
 // Gateway returns where HTTP and gRPC listen, and for whom.
 func (c *Config) Gateway() gateway.Config {
 	cfg := gateway.DefaultConfig()
 	cfg.API, cfg.GRPC, cfg.Token, cfg.Insecure = c.API, c.GRPC, c.APIToken, c.Insecure
 	cfg.Hosts, cfg.Pprof = c.APIHosts, c.PProf
-	cfg.MaxFrame, cfg.Drain = int64(c.Serving.MaxFrame), c.Serving.Drain
+	cfg.MaxFrame, cfg.Drain = int64(c.Serving.MaxFrame), min(c.Serving.Drain, gatewayDrain)
 	return cfg
 }
 

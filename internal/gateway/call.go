@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,34 +32,34 @@ const (
 	bodyJSON // {"input": [[...], ...]}
 )
 
-// call makes one forward pass.
+// call makes one forward pass of an expert or of a MoE layer.
 //
 // The body is an array file (application/x-npy or application/octet-stream), JSON {"input": [[...]]} (application/json), or empty,
-// with the query's rows and seed; without a type it is known by its first byte. The query holds timeout, digest, codec and numerics
-// besides. The answer is the output as array file with the document in the header Kwaai-Result where Accept asks for application/x-npy;
+// with the query's rows and seed; without a type it is known by its first byte. The query holds timeout, codec and numerics besides, for
+// an expert digest, for a layer combine, policy and top_k. The answer is the output as array file with the document in the header Kwaai-Result where Accept asks for application/x-npy;
 // else the document, with the rows under "output" when the input came as JSON. Without Accept an array file answers an array file.
 func (g *Gateway) call(w http.ResponseWriter, r *http.Request, name string) error {
-	if _, err := expert.ParseRef(name); err != nil {
-		return err
-	}
-	req, drawn, err := callQuery(r.URL.RawQuery)
+	ref, err := expert.ParseRef(name)
 	if err != nil {
 		return err
 	}
-	req.Name = name
+	q, err := parseCallQuery(r.URL.RawQuery, ref)
+	if err != nil {
+		return err
+	}
 	b, err := g.openBody(w, r, g.cfg.MaxFrame)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	kind, err := readInput(b, r.Header.Get("Content-Type"), &req)
+	kind, x, err := readInput(b, r.Header.Get("Content-Type"))
 	if err != nil {
 		return err
 	}
-	if kind != bodyEmpty && drawn {
+	if kind != bodyEmpty && q.drawn {
 		return refuse(wire.InvalidArgument, "rows and seed are for calls without a body: this one has rows of its own")
 	}
-	result, output, err := g.inference.Call(r.Context(), req)
+	result, output, err := g.forward(r.Context(), name, ref, q, x)
 	if err != nil {
 		return err
 	}
@@ -75,59 +76,105 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, name string) erro
 	return writeRows(w, result, output.Shape(), data)
 }
 
-// callQuery reads the query's parameters; drawn tells whether it asks for rows from a seed. An unknown one is a mistake.
-func callQuery(raw string) (req api.CallRequest, drawn bool, err error) {
-	query, err := url.ParseQuery(raw)
-	if err != nil {
-		return req, false, refuse(wire.InvalidArgument, "the query: "+err.Error())
+// forward calls what the name stands for. The document is an api.CallResult or an api.LayerResult.
+func (g *Gateway) forward(ctx context.Context, name string, ref expert.Ref, q callQuery, x *tensor.Dense) (any, *tensor.Dense, error) {
+	if ref.Layer == nil {
+		return g.inference.Call(ctx, api.CallRequest{
+			Name: name, Input: x, Rows: q.rows, Seed: q.seed, Timeout: q.timeout, Digest: q.digest, Codec: q.codec, Numerics: q.numerics,
+		})
 	}
-	for key, values := range query {
-		value := values[len(values)-1]
-		var err error
-		switch key {
-		case "timeout":
-			req.Timeout, err = time.ParseDuration(value)
-			if err == nil && req.Timeout <= 0 {
-				err = fmt.Errorf("%s is no time to answer in", value)
-			}
-		case "digest":
-			req.Digest = value
-			if value != "" {
-				_, err = expert.ParseDigest(value)
-			}
-		case "codec":
-			req.Codec = value
-		case "numerics":
-			req.Numerics = value
-		case "rows":
-			drawn = true
-			req.Rows, err = strconv.Atoi(value)
-			if err == nil && req.Rows <= 0 {
-				err = fmt.Errorf("%d rows: expected at least one", req.Rows)
-			}
-		case "seed":
-			drawn = true
-			req.Seed, err = strconv.ParseUint(value, 10, 64)
-		default:
-			err = errors.New("unknown: expected timeout, digest, codec, numerics, rows or seed")
-		}
-		if err != nil {
-			return req, false, refuse(wire.InvalidArgument, "query parameter "+quoted(key)+": "+err.Error())
-		}
-	}
-	return req, drawn, nil
+	result, output, err := g.inference.CallLayer(ctx, api.LayerRequest{
+		Name: name, Input: x, Rows: q.rows, Seed: q.seed, Timeout: q.timeout, Codec: q.codec, Numerics: q.numerics,
+		Combine: q.combine, Policy: q.policy, TopK: q.topK,
+	})
+	return result, output.HiddenStates, err
 }
 
-// readInput reads the body into req and says what it was.
-func readInput(b *body, contentType string, req *api.CallRequest) (bodyKind, error) {
+// callQuery is what stands behind the question mark of a call.
+type callQuery struct {
+	timeout                 time.Duration
+	digest, codec, numerics string
+	combine, policy         string // of layers
+	topK                    int    // likewise
+	drawn                   bool   // rows are to be drawn from a seed
+	rows                    int
+	seed                    uint64
+}
+
+// parseCallQuery reads the query's parameters. One that is unknown, or not for what the name stands for, is a mistake.
+func parseCallQuery(raw string, ref expert.Ref) (q callQuery, err error) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, refuse(wire.InvalidArgument, "the query: "+err.Error())
+	}
+	for key, values := range query {
+		if err := q.set(key, values[len(values)-1], ref.Layer != nil); err != nil {
+			return q, refuse(wire.InvalidArgument, "query parameter "+quoted(key)+": "+err.Error())
+		}
+	}
+	return q, nil
+}
+
+func (q *callQuery) set(key, value string, layer bool) (err error) {
+	switch key {
+	case "timeout":
+		q.timeout, err = time.ParseDuration(value)
+		if err == nil && q.timeout <= 0 {
+			err = fmt.Errorf("%s is no time to answer in", value)
+		}
+	case "codec":
+		q.codec = value
+	case "numerics":
+		q.numerics = value
+	case "rows":
+		q.drawn = true
+		q.rows, err = count(value)
+	case "seed":
+		q.drawn = true
+		q.seed, err = strconv.ParseUint(value, 10, 64)
+	case "digest":
+		if layer {
+			return errors.New("pins the weights of one expert: this is a layer")
+		}
+		q.digest = value
+		if value != "" {
+			_, err = expert.ParseDigest(value)
+		}
+	case "combine", "policy", "top_k":
+		if !layer {
+			return errors.New("is for layers: this is one expert")
+		}
+		switch key {
+		case "combine":
+			q.combine, err = text(value, "caller", "peer")
+		case "policy":
+			q.policy, err = text(value, "fail", "skip")
+		default:
+			q.topK, err = count(value)
+		}
+	default:
+		err = errors.New("unknown: expected timeout, codec, numerics, rows or seed, for an expert digest, for a layer combine, policy or top_k")
+	}
+	return err
+}
+
+// count reads a number of things of which there is at least one.
+func count(value string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err == nil && n <= 0 {
+		err = fmt.Errorf("%d: expected at least one", n)
+	}
+	return n, err
+}
+
+// readInput reads the body and says what it was; x is nil where it is empty.
+func readInput(b *body, contentType string) (kind bodyKind, x *tensor.Dense, err error) {
 	src := bufio.NewReader(b) // a read larger than its 4 KiB goes past it, straight into the tensor
-	kind := kindOf(contentType, src)
 	var shape []int
 	var data []float32
-	var err error
-	switch kind {
+	switch kind = kindOf(contentType, src); kind {
 	case bodyEmpty:
-		return kind, b.ended()
+		return kind, nil, b.ended()
 	case bodyNpy:
 		if b.size >= 0 {
 			shape, data, err = npy.ReadSized(src, b.size, b.limit)
@@ -138,13 +185,12 @@ func readInput(b *body, contentType string, req *api.CallRequest) (bodyKind, err
 		shape, data, err = readRows(src, b)
 	}
 	if err != nil {
-		return kind, err
+		return kind, nil, err
 	}
 	if len(data) == 0 {
-		return kind, refuse(wire.InvalidArgument, fmt.Sprintf("an empty batch: the input's shape is %v", shape))
+		return kind, nil, refuse(wire.InvalidArgument, fmt.Sprintf("an empty batch: the input's shape is %v", shape))
 	}
-	req.Input = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(data))
-	return kind, nil
+	return kind, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(data)), nil
 }
 
 // kindOf goes by the content's type, and by its first byte where that says nothing (as with curl --data-binary).
@@ -211,7 +257,7 @@ func wantsNpy(accept string, kind bodyKind) bool {
 }
 
 // writeNpy sends the output, the document in a header.
-func writeNpy(w http.ResponseWriter, result api.CallResult, shape []int, data []float32) error {
+func writeNpy(w http.ResponseWriter, result any, shape []int, data []float32) error {
 	doc, err := json.Marshal(result)
 	if err != nil {
 		return err
@@ -241,7 +287,7 @@ func asciiJSON(doc []byte) string {
 }
 
 // writeRows sends the document with the output's rows in it.
-func writeRows(w http.ResponseWriter, result api.CallResult, shape []int, data []float32) error {
+func writeRows(w http.ResponseWriter, result any, shape []int, data []float32) error {
 	if !finite(data) {
 		return refuse(wire.Unimplemented, "the output holds NaN or infinity, which JSON cannot: ask for it with Accept: "+api.MIMENpy)
 	}

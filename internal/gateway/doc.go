@@ -13,7 +13,8 @@
 //	body.go       requests' bodies within limits
 //	json.go       JSON's numbers to floats and back
 //	grpc.go       the gRPC server, health, reflection
-//	oip_model.go  the Open Inference Protocol: models, and how a single expert is one
+//	oip_model.go  the Open Inference Protocol: what a model is
+//	oip_expert.go, oip_layer.go  how a single expert and a MoE layer are one
 //	oip_http.go   its HTTP face: paths, bodies with binary tensors
 //	oip_json.go   its JSON
 //	oip_grpc.go   its gRPC face

@@ -76,6 +76,14 @@ func (g *Gateway) experts(w http.ResponseWriter, r *http.Request, _ string) erro
 	return writeJSON(w, http.StatusOK, notNull(doc))
 }
 
+func (g *Gateway) layers(w http.ResponseWriter, r *http.Request, _ string) error {
+	doc, err := g.node.Layers(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, notNull(doc))
+}
+
 func (g *Gateway) peers(w http.ResponseWriter, r *http.Request, _ string) error {
 	doc, err := g.node.Peers(r.Context())
 	if err != nil {

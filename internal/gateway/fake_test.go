@@ -21,10 +21,12 @@ import (
 
 // fakeInference answers with its input, or as call says.
 type fakeInference struct {
-	call func(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error)
+	call  func(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error)
+	layer func(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error)
 
-	mu   sync.Mutex
-	last api.CallRequest
+	mu        sync.Mutex
+	last      api.CallRequest
+	lastLayer api.LayerRequest
 }
 
 func (f *fakeInference) Call(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error) {
@@ -35,6 +37,22 @@ func (f *fakeInference) Call(ctx context.Context, req api.CallRequest) (api.Call
 		return f.call(ctx, req)
 	}
 	return echo(req)
+}
+
+func (f *fakeInference) CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error) {
+	f.mu.Lock()
+	f.lastLayer = req
+	f.mu.Unlock()
+	if f.layer != nil {
+		return f.layer(ctx, req)
+	}
+	return echoLayer(req)
+}
+
+func (f *fakeInference) askedLayer() api.LayerRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lastLayer
 }
 
 func (f *fakeInference) asked() api.CallRequest {
@@ -61,10 +79,32 @@ func echo(req api.CallRequest) (api.CallResult, *tensor.Dense, error) {
 	}, y, nil
 }
 
+// echoLayer answers as a layer of hidden 4 with 3 identity experts does, of which each row chose 2 and 0.
+func echoLayer(req api.LayerRequest) (api.LayerResult, api.LayerOutput, error) {
+	y := req.Input
+	if y == nil {
+		y = tensor.New(tensor.WithShape(max(req.Rows, 1), 4), tensor.WithBacking(make([]float32, 4*max(req.Rows, 1))))
+	}
+	out := api.LayerOutput{HiddenStates: y, Rows: y.Shape().TotalSize() / 4, K: 2}
+	for range out.Rows {
+		out.Experts = append(out.Experts, 2, 0)
+		out.Weights = append(out.Weights, 0.75, 0.25)
+		out.RouterLogits = append(out.RouterLogits, 1, -1, 2)
+	}
+	by := func(peer string, index int) api.LayerAnswer {
+		return api.LayerAnswer{AnsweredBy: api.AnsweredBy{Peer: peer, Where: api.WhereRemote}, Index: index, Rows: out.Rows}
+	}
+	return api.LayerResult{
+		Layer: req.Name, AnsweredBy: []api.LayerAnswer{by("peer-a", 0), by("peer-b", 1), by("peer-a", 2)}, Attempts: []api.Attempt{},
+		MissingExperts: []expert.ID{}, Shape: y.Shape(), Digest: strings.Repeat("ab", 32), Numerics: "exact-1",
+	}, out, nil
+}
+
 // fakeNode answers from its fields; a nil func answers with nothing.
 type fakeNode struct {
 	status  api.Status
 	experts []api.Expert
+	layers  []api.Layer
 	resolve func(name string) (api.Resolved, error)
 	load    func(req api.LoadRequest) (api.ExpertList, error)
 	unload  func(name string) (api.ExpertList, error)
@@ -77,9 +117,23 @@ type fakeNode struct {
 
 func (f *fakeNode) Status(context.Context) (api.Status, error)    { return f.status, nil }
 func (f *fakeNode) Experts(context.Context) ([]api.Expert, error) { return f.experts, nil }
+func (f *fakeNode) Layers(context.Context) ([]api.Layer, error)   { return f.layers, nil }
 func (f *fakeNode) Peers(context.Context) ([]api.Peer, error)     { return nil, nil }
 func (f *fakeNode) Resolve(_ context.Context, name string) (api.Resolved, error) {
 	return f.resolve(name)
+}
+
+func (f *fakeNode) Expert(_ context.Context, name string) (api.Expert, error) {
+	ref, err := expert.ParseRef(name)
+	if err != nil {
+		return api.Expert{}, err
+	}
+	for _, e := range f.experts {
+		if e.Expert == ref.ID {
+			return e, nil
+		}
+	}
+	return api.Expert{}, expert.ErrNotFound
 }
 
 func (f *fakeNode) Load(_ context.Context, req api.LoadRequest) (api.ExpertList, error) {

@@ -23,12 +23,17 @@ type Inference interface {
 	// Call returns the document and the output, float32, row-major, of the input's shape. It keeps no reference to req.Input once it has
 	// returned, and ends when ctx does. An error is an *api.Error, or matches a sentinel of package expert.
 	Call(ctx context.Context, req api.CallRequest) (api.CallResult, *tensor.Dense, error)
+	// CallLayer does the same with a MoE layer; it keeps no reference to the slices of req either.
+	CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error)
 }
 
 // Node knows and runs everything else. Safe for concurrent use; errors as in Inference.
 type Node interface {
 	Status(ctx context.Context) (api.Status, error)
 	Experts(ctx context.Context) ([]api.Expert, error)
+	// Expert returns one of them, without going through all. The error matches expert.ErrNotFound where it is not known here.
+	Expert(ctx context.Context, name string) (api.Expert, error)
+	Layers(ctx context.Context) ([]api.Layer, error)
 	Peers(ctx context.Context) ([]api.Peer, error)
 	Resolve(ctx context.Context, name string) (api.Resolved, error)
 	Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, error)

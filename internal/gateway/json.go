@@ -277,6 +277,15 @@ func parseFloat32(token string) (float32, error) {
 	return float32(v), nil
 }
 
+// parseInt64 takes whole numbers without point and exponent.
+func parseInt64(token string) (int64, error) {
+	v, err := strconv.ParseInt(token, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s is no int64", quoted(token))
+	}
+	return v, nil
+}
+
 // appendRows writes data as nested arrays of the given shape, each number in the fewest digits that give the same float32 back. Every
 // 64 KiB it hands what it has to flush and goes on with what flush returns. data must be finite; see finite.
 func appendRows(b []byte, shape []int, data []float32, flush func([]byte) ([]byte, error)) ([]byte, error) {

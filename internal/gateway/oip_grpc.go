@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/wire"
 	inferencepb "github.com/kwaai/kwaaid/proto/inference"
 )
@@ -43,8 +42,7 @@ func (s *inferenceServer) model(name, version string) (modelName, model, error) 
 	if err != nil {
 		return n, nil, err
 	}
-	m, err := s.g.model(n)
-	return n, m, err
+	return n, s.g.model(n), nil
 }
 
 // ModelReady tells whether somebody could answer for the model now.
@@ -132,13 +130,11 @@ func (s *inferenceServer) request(req *inferencepb.ModelInferRequest) (inferRequ
 		case len(raw) > 0 && t.GetContents() != nil:
 			return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s has both contents and raw contents", quoted(t.GetName())))
 		case len(raw) > 0:
-			tensor.data, err = decodeRaw(t.GetName(), d, n, raw[i])
-		case d != codec.F32:
+			err = tensor.decodeRaw(d, n, raw[i])
+		case !d.plain():
 			err = refuse(wire.InvalidArgument, fmt.Sprintf("input %s: %s travels as raw contents", quoted(t.GetName()), t.GetDatatype()))
-		case len(t.GetContents().GetFp32Contents()) != n:
-			err = refuse(wire.InvalidArgument, fmt.Sprintf("input %s has %d fp32_contents: its shape takes %d", quoted(t.GetName()), len(t.GetContents().GetFp32Contents()), n))
 		default:
-			tensor.data = t.GetContents().GetFp32Contents()
+			err = tensor.takeContents(d, n, t.GetContents())
 		}
 		if err != nil {
 			return in, err
@@ -154,6 +150,25 @@ func (s *inferenceServer) request(req *inferencepb.ModelInferRequest) (inferRequ
 	return in, nil
 }
 
+// takeContents fills in a tensor's n elements from typed contents.
+func (t *inferTensor) takeContents(d datatype, n int, c *inferencepb.InferTensorContents) error {
+	field := "fp32_contents"
+	if d.ints {
+		field, t.ints = "int64_contents", c.GetInt64Contents()
+	} else {
+		t.data = c.GetFp32Contents()
+	}
+	if found := t.count(); found != n {
+		return refuse(wire.InvalidArgument, fmt.Sprintf("input %s has %d %s: its shape takes %d", quoted(t.name), found, field, n))
+	}
+	return nil
+}
+
+// contents returns a tensor as typed contents. Those have no form for 16-bit floats, which an input can only be as raw contents.
+func (t *inferTensor) contents() *inferencepb.InferTensorContents {
+	return &inferencepb.InferTensorContents{Fp32Contents: t.data, Int64Contents: t.ints}
+}
+
 // respond writes tensors and parameters.
 func respond(name modelName, req *inferencepb.ModelInferRequest, reply inferReply) *inferencepb.ModelInferResponse {
 	out := &inferencepb.ModelInferResponse{
@@ -167,9 +182,9 @@ func respond(name modelName, req *inferencepb.ModelInferRequest, reply inferRepl
 	for _, t := range reply.outputs {
 		o := &inferencepb.ModelInferResponse_InferOutputTensor{Name: t.name, Datatype: t.datatype, Shape: toInt64s(t.shape)}
 		if raw {
-			out.RawOutputContents = append(out.RawOutputContents, encodeRaw(t))
+			out.RawOutputContents = append(out.RawOutputContents, t.encodeRaw())
 		} else {
-			o.Contents = &inferencepb.InferTensorContents{Fp32Contents: t.data}
+			o.Contents = t.contents()
 		}
 		out.Outputs = append(out.Outputs, o)
 	}

@@ -106,10 +106,7 @@ func (g *Gateway) v2Model(w http.ResponseWriter, r *http.Request, path string) e
 	if err != nil {
 		return err
 	}
-	m, err := g.model(name)
-	if err != nil {
-		return err
-	}
+	m := g.model(name)
 	if verb == "ready" {
 		ready, err := m.ready(r.Context())
 		if err != nil {
@@ -133,10 +130,7 @@ func (g *Gateway) v2Infer(w http.ResponseWriter, r *http.Request, path string) e
 	if err != nil {
 		return err
 	}
-	m, err := g.model(name)
-	if err != nil {
-		return err
-	}
+	m := g.model(name)
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		return refuse(wire.Unimplemented, "Content-Encoding "+quoted(encoding)+": bodies are taken as they are")
 	}
@@ -166,7 +160,7 @@ type httpInfer struct {
 // httpInput is an input as its JSON says.
 type httpInput struct {
 	tensor     inferTensor
-	dtype      codec.DType
+	dtype      datatype
 	elements   int
 	binarySize int64 // bytes behind the JSON; -1: the elements are in the JSON
 }
@@ -223,11 +217,9 @@ func readBinary(src io.Reader, b *body, read int64, inputs []httpInput) error {
 		if in.binarySize < 0 {
 			continue
 		}
-		data, err := readTensor(src, b, in)
-		if err != nil {
+		if err := readTensor(src, b, in); err != nil {
 			return err
 		}
-		in.tensor.data = data
 	}
 	var more [1]byte
 	switch _, err := io.ReadFull(src, more[:]); {
@@ -241,28 +233,25 @@ func readBinary(src io.Reader, b *body, read int64, inputs []httpInput) error {
 }
 
 // readTensor reads one binary input: into the memory of its floats where the body's size vouches for it, else as fast as it arrives.
-func readTensor(src io.Reader, b *body, in *httpInput) ([]float32, error) {
-	var raw []byte
-	var data []float32
-	view := false
-	if b.size >= 0 && in.dtype == codec.F32 {
-		data = make([]float32, in.elements)
-		raw, view = codec.ViewBytes(data)
-	}
-	if view {
-		if n, err := io.ReadFull(src, raw); err != nil {
-			return nil, b.brokeOff(in.tensor.name, n, len(raw))
+func readTensor(src io.Reader, b *body, in *httpInput) error {
+	if b.size >= 0 && !in.dtype.ints && in.dtype.codec == codec.F32 {
+		data := make([]float32, in.elements)
+		if raw, ok := codec.ViewBytes(data); ok {
+			if n, err := io.ReadFull(src, raw); err != nil {
+				return b.brokeOff(in.tensor.name, n, len(raw))
+			}
+			in.tensor.data = data
+			return nil
 		}
-		return data, nil
 	}
 	raw, err := b.readAll(io.LimitReader(src, in.binarySize))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if int64(len(raw)) < in.binarySize {
-		return nil, b.brokeOff(in.tensor.name, len(raw), int(in.binarySize))
+		return b.brokeOff(in.tensor.name, len(raw), int(in.binarySize))
 	}
-	return decodeRaw(in.tensor.name, in.dtype, in.elements, raw)
+	return in.tensor.decodeRaw(in.dtype, in.elements, raw)
 }
 
 // brokeOff says why a tensor is not whole: the body's own failure, or that it ended.
@@ -305,24 +294,14 @@ func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply infe
 			binary = req.params.binary
 		}
 		if binary {
-			raw := encodeRaw(t)
+			raw := t.encodeRaw()
 			behind = append(behind, raw)
 			b = append(b, `],"parameters":{"binary_data_size":`...)
 			b = append(strconv.AppendInt(b, int64(len(raw)), 10), `}}`...)
 			continue
 		}
-		if !finite(t.data) {
-			return refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity, which JSON cannot: ask for it as binary")
-		}
-		rounded := t
-		if t.datatype != "FP32" { // the numbers are those that the datatype holds
-			d, _ := codecOf(t.datatype)
-			rounded.data = make([]float32, len(t.data))
-			codec.Decode(rounded.data, d, encodeRaw(t))
-		}
 		var err error
-		keep := func(b []byte) ([]byte, error) { return b, nil }
-		if b, err = appendRows(append(b, `],"data":`...), []int{len(rounded.data)}, rounded.data, keep); err != nil {
+		if b, err = t.appendJSON(append(b, `],"data":`...)); err != nil {
 			return err
 		}
 		b = append(b, '}')
@@ -347,6 +326,27 @@ func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply infe
 		}
 	}
 	return nil
+}
+
+// appendJSON writes a tensor's elements as one flat array.
+func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
+	if !finite(t.data) {
+		return nil, refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity, which JSON cannot: ask for it as binary")
+	}
+	d, _ := datatypeOf(t.datatype)
+	if d.ints {
+		b = append(b, '[')
+		for i, v := range t.ints {
+			b = strconv.AppendInt(append(b, delimiter(i, ``, `,`)...), v, 10)
+		}
+		return append(b, ']'), nil
+	}
+	data := t.data
+	if !d.plain() { // the numbers are those that the datatype holds
+		data = make([]float32, len(t.data))
+		codec.Decode(data, d.codec, t.encodeRaw())
+	}
+	return appendRows(b, []int{len(data)}, data, func(b []byte) ([]byte, error) { return b, nil })
 }
 
 // delimiter is what stands in front of element i of a list.

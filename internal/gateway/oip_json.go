@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/wire"
 )
 
@@ -85,8 +84,8 @@ func parseInput(s *scanner, limit int64) (httpInput, error) {
 		case "data":
 			s.peek()
 			dataAt = s.at
-			if in.tensor.datatype == "FP32" {
-				return in.parseData(s)
+			if d, ok := datatypeOf(in.tensor.datatype); ok && d.plain() {
+				return in.parseData(s, d)
 			}
 			_, err := s.raw()
 			dataEnd = s.at
@@ -108,31 +107,35 @@ func parseInput(s *scanner, limit int64) (httpInput, error) {
 	case in.binarySize >= 0 && dataAt >= 0:
 		return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s has both data and a binary_data_size", quoted(name)))
 	case in.binarySize >= 0:
-		if want := int64(in.elements) * int64(itemSize(in.dtype)); in.binarySize != want {
+		if want := int64(in.elements) * int64(in.dtype.size); in.binarySize != want {
 			return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s has binary_data_size %d: its shape takes %d", quoted(name), in.binarySize, want))
 		}
 		return in, nil
 	case dataAt < 0:
 		return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s has neither data nor a binary_data_size", quoted(name)))
-	case in.dtype != codec.F32:
+	case !in.dtype.plain():
 		return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s: %s travels as binary", quoted(name), in.tensor.datatype))
 	}
 	if dataEnd >= 0 {
 		late := &scanner{text: s.text[:dataEnd], at: dataAt}
-		if err := in.parseData(late); err != nil {
+		if err := in.parseData(late, in.dtype); err != nil {
 			return in, err
 		}
 		dataShape, in.tensor.shape = in.tensor.shape, toInts(shape)
 	}
-	if len(in.tensor.data) != in.elements || (len(dataShape) > 1 && !slices.Equal(dataShape, in.tensor.shape)) {
+	if in.tensor.count() != in.elements || (len(dataShape) > 1 && !slices.Equal(dataShape, in.tensor.shape)) {
 		return in, refuse(wire.InvalidArgument, fmt.Sprintf("input %s has shape %v, its data %v", quoted(name), shape, dataShape))
 	}
 	return in, nil
 }
 
 // parseData reads the elements, flat or nested; their shape stands in tensor.shape until the one that the request states takes its place.
-func (in *httpInput) parseData(s *scanner) (err error) {
-	in.tensor.shape, in.tensor.data, err = numbers(s, parseFloat32)
+func (in *httpInput) parseData(s *scanner, d datatype) (err error) {
+	if d.ints {
+		in.tensor.shape, in.tensor.ints, err = numbers(s, parseInt64)
+	} else {
+		in.tensor.shape, in.tensor.data, err = numbers(s, parseFloat32)
+	}
 	return err
 }
 

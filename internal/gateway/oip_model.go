@@ -3,12 +3,12 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"gorgonia.org/tensor"
 
-	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/wire"
 )
@@ -22,7 +22,7 @@ const (
 // serverExtensions are the extensions of the protocol that are spoken.
 var serverExtensions = []string{"binary_tensor_data"}
 
-// model is what the Open Inference Protocol calls one, behind both of its faces. An expert is one; a MoE layer can be.
+// model is what the Open Inference Protocol calls one, behind both of its faces: a single expert, or a MoE layer.
 type model interface {
 	// metadata describes inputs and outputs. The error matches expert.ErrNotFound where nobody hosts the model.
 	metadata(ctx context.Context) (modelMetadata, error)
@@ -111,121 +111,44 @@ func parseModelName(name, version string) (modelName, error) {
 }
 
 // model returns what a name stands for.
-func (g *Gateway) model(name modelName) (model, error) {
+func (g *Gateway) model(name modelName) model {
 	if name.ref.Layer != nil {
-		return nil, refuse(wire.Unimplemented, name.ref.String()+" names a layer; this node answers for single experts, MODEL/LAYER/INDEX or expert-N")
+		return layerModel{g: g, name: name}
 	}
-	return expertModel{g: g, name: name}, nil
+	return expertModel{g: g, name: name}
 }
 
-// The one input and the one output of a single expert.
-const (
-	expertInput  = "x"
-	expertOutput = "y"
-)
-
-// expertModel is a single expert.
-type expertModel struct {
-	g    *Gateway
-	name modelName
+// versions lists the one version that a model's name leads to.
+func (m modelName) versions() []string {
+	if m.version == "" {
+		return nil
+	}
+	return []string{m.version}
 }
 
-// find returns what is known of the expert here; Hidden is 0 where that is not known.
-func (m expertModel) find(ctx context.Context) (api.Expert, error) {
-	known := func() (api.Expert, bool, error) {
-		list, err := m.g.node.Experts(ctx)
-		for _, e := range list {
-			if e.Expert == m.name.ref.ID {
-				return e, true, nil
-			}
-		}
-		return api.Expert{}, false, err
+// timeout is how long a forward pass may take: as its parameters say, or what is left to the caller, which may be longer than the
+// node's calls.timeout; 0: that.
+func (req *inferRequest) timeout(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok && req.params.timeout == 0 {
+		return time.Until(deadline)
 	}
-	if e, ok, err := known(); ok || err != nil {
-		return e, err
-	}
-	found, err := m.g.node.Resolve(ctx, m.name.ref.String()) // which also makes it known, with what its hosts say of it
-	if err != nil {
-		return api.Expert{}, err
-	}
-	if len(found.Providers) == 0 {
-		return api.Expert{}, refuse(wire.NotFound, m.name.ref.String()+": nobody hosts it")
-	}
-	if e, ok, err := known(); ok || err != nil {
-		return e, err
-	}
-	return api.Expert{Expert: m.name.ref.ID, State: expert.StateReady, Providers: len(found.Providers)}, nil
+	return req.params.timeout
 }
 
-func (m expertModel) metadata(ctx context.Context) (modelMetadata, error) {
-	e, err := m.find(ctx)
-	if err != nil {
-		return modelMetadata{}, err
-	}
-	hidden := int64(e.Hidden)
-	if hidden == 0 {
-		hidden = -1
-	}
-	shape := []int64{-1, hidden}
-	doc := modelMetadata{
-		Name: m.name.name, Platform: serverPlatform,
-		Inputs:  []tensorMetadata{{expertInput, "FP32", shape}},
-		Outputs: []tensorMetadata{{expertOutput, "FP32", shape}},
-	}
-	if m.name.version != "" {
-		doc.Versions = []string{m.name.version}
-	}
-	return doc, nil
+// wants tells whether an output is to be sent.
+func (req *inferRequest) wants(output string) bool {
+	return len(req.outputs) == 0 || slices.Contains(req.outputs, output)
 }
 
-func (m expertModel) ready(ctx context.Context) (bool, error) {
-	e, err := m.find(ctx)
-	return err == nil && e.State == expert.StateReady, err
-}
-
-func (m expertModel) infer(ctx context.Context, req inferRequest) (inferReply, error) {
-	if len(req.inputs) != 1 || req.inputs[0].name != expertInput {
-		names := make([]string, len(req.inputs))
-		for i, t := range req.inputs {
-			names[i] = quoted(t.name)
-		}
-		return inferReply{}, refuse(wire.InvalidArgument, fmt.Sprintf("inputs [%s]: an expert has one, %q", strings.Join(names, " "), expertInput))
+// rows returns an input of one to three dimensions as a tensor.
+func (t *inferTensor) rows() (*tensor.Dense, error) {
+	if d, _ := datatypeOf(t.datatype); d.ints {
+		return nil, refuse(wire.InvalidArgument, fmt.Sprintf("input %q has datatype %s: expected FP32, FP16 or BF16", t.name, t.datatype))
 	}
-	for _, name := range req.outputs {
-		if name != expertOutput {
-			return inferReply{}, refuse(wire.InvalidArgument, fmt.Sprintf("output %s: an expert has one, %q", quoted(name), expertOutput))
-		}
+	if len(t.shape) == 0 || len(t.shape) > 3 || len(t.data) == 0 {
+		return nil, refuse(wire.InvalidArgument, fmt.Sprintf("input %q has shape %v: expected [rows, hidden], none of them 0 (or [hidden], or [a, b, hidden])", t.name, t.shape))
 	}
-	x := req.inputs[0]
-	if len(x.shape) == 0 || len(x.shape) > 3 || len(x.data) == 0 {
-		return inferReply{}, refuse(wire.InvalidArgument, fmt.Sprintf("input %q has shape %v: expected [rows, hidden], none of them 0 (or [hidden], or [a, b, hidden])", expertInput, x.shape))
-	}
-	timeout := req.params.timeout
-	if deadline, ok := ctx.Deadline(); ok && timeout == 0 {
-		timeout = time.Until(deadline) // the caller's own, which may be longer than calls.timeout
-	}
-	result, output, err := m.g.inference.Call(ctx, api.CallRequest{
-		Name: m.name.ref.String(), Input: tensor.New(tensor.WithShape(x.shape...), tensor.WithBacking(x.data)),
-		Timeout: timeout, Digest: req.params.digest, Codec: req.params.codec, Numerics: req.params.numerics,
-	})
-	if err != nil {
-		return inferReply{}, err
-	}
-	y, err := floats(output)
-	if err != nil {
-		return inferReply{}, err
-	}
-	reply := inferReply{
-		outputs: []inferTensor{{name: expertOutput, datatype: x.datatype, shape: output.Shape(), data: y}},
-	}
-	reply.add("answered_by", result.AnsweredBy.Peer)
-	reply.add("where", string(result.AnsweredBy.Where))
-	reply.add("digest", result.Digest)
-	reply.add("numerics", result.Numerics)
-	if result.AnsweredBy.Expert != result.Expert {
-		reply.add("answered_expert", result.AnsweredBy.Expert.String())
-	}
-	return reply, nil
+	return tensor.New(tensor.WithShape(t.shape...), tensor.WithBacking(t.data)), nil
 }
 
 // floats returns the elements of an output.

@@ -19,8 +19,8 @@ type inferParams struct {
 	digest   string
 	codec    string
 	numerics string
-	policy   string // fail or skip: for layers; a single expert has nobody to leave out
-	combine  string // caller or peer: for layers
+	policy   string // fail or skip, for layers; a single expert has nobody to leave out
+	combine  string // caller or peer, for layers; a single expert's rows are no sum
 	binary   bool   // HTTP: outputs that say nothing else travel as binary
 }
 

@@ -58,6 +58,13 @@ func (f *face) infer(path, text string, behind []byte) (answer, oipReply, []byte
 	return a, reply, rest
 }
 
+func sizeOf(d codec.DType) int {
+	if d == codec.F32 {
+		return 4
+	}
+	return 2
+}
+
 func raw32(values ...float32) (b []byte) {
 	for _, v := range values {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
@@ -92,7 +99,7 @@ func TestOIP_BinaryInBinaryOut(t *testing.T) {
 	f := newFace(t)
 	values := []float32{1, -2.5, 0.1, 65504, 1e-5, 3}
 	for datatype, d := range map[string]codec.DType{"FP32": codec.F32, "FP16": codec.F16, "BF16": codec.BF16} {
-		raw := make([]byte, len(values)*itemSize(d))
+		raw := make([]byte, len(values)*sizeOf(d))
 		codec.Encode(raw, d, values)
 		rounded := make([]float32, len(values))
 		codec.Decode(rounded, d, raw)
@@ -260,7 +267,7 @@ func TestOIP_HTTPRefusesWithTheReason(t *testing.T) {
 		"policy":          {text: `{"inputs":[` + good + `],"parameters":{"policy":"perhaps"}}`, status: 400, says: "fail or skip"},
 		"timeout":         {text: `{"inputs":[` + good + `],"parameters":{"timeout_ms":-1}}`, status: 400, says: "no time"},
 		"nested":          {text: `{"inputs":[` + good + `],"parameters":{"digest":{}}}`, status: 400, says: "a bool, a string or a number"},
-		"layer":           {path: "mixtral/0", text: `{"inputs":[` + good + `]}`, status: 501, says: "names a layer"},
+		"layer's input":   {text: `{"inputs":[{"name":"hidden_states","shape":[2],"datatype":"FP32","data":[1,2]}]}`, status: 400, says: `an expert has one, "x"`},
 		"name":            {path: "nobody", text: `{"inputs":[` + good + `]}`, status: 400, says: "nobody"},
 		"version":         {path: "42/versions/3", text: `{"inputs":[` + good + `]}`, status: 404, says: "no versions"},
 		"compressed":      {text: `{"inputs":[` + good + `]}`, header: []string{"Content-Encoding", "gzip"}, status: 501, says: "gzip"},
@@ -331,7 +338,7 @@ func TestOIP_GRPCRawAndTypedContents(t *testing.T) {
 	client := inferencepb.NewGRPCInferenceServiceClient(f.dial())
 	values := []float32{1, -2.5, 0.1, 7}
 	for datatype, d := range map[string]codec.DType{"FP32": codec.F32, "FP16": codec.F16, "BF16": codec.BF16} {
-		raw := make([]byte, len(values)*itemSize(d))
+		raw := make([]byte, len(values)*sizeOf(d))
 		codec.Encode(raw, d, values)
 		req := inferRequestOf("mixtral/0/3", datatype, raw, 2, 2)
 		req.Id = "a"
@@ -368,7 +375,7 @@ func TestOIP_GRPCRefusesWithTheReason(t *testing.T) {
 		code   codes.Code
 		says   string
 	}{
-		"layer":         {func(r *inferencepb.ModelInferRequest) { r.ModelName = "mixtral/0" }, codes.Unimplemented, "layer"},
+		"layer":         {func(r *inferencepb.ModelInferRequest) { r.ModelName = "mixtral/0" }, codes.InvalidArgument, "a layer has hidden_states"},
 		"name":          {func(r *inferencepb.ModelInferRequest) { r.ModelName = "" }, codes.InvalidArgument, "expert ID"},
 		"version":       {func(r *inferencepb.ModelInferRequest) { r.ModelVersion = "1" }, codes.NotFound, "no versions"},
 		"raw too short": {func(r *inferencepb.ModelInferRequest) { r.RawInputContents[0] = raw32(1) }, codes.InvalidArgument, "has 4 bytes: its shape takes 8"},
@@ -461,6 +468,7 @@ func FuzzInferJSON(f *testing.F) {
 		`{"id":"1","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2.5,-3,4e-1]}],"outputs":[{"name":"y","parameters":{"binary_data":true}}]}`,
 		`{"inputs":[{"data":[[1]],"datatype":"FP32","shape":[1,1],"name":"x"}],"parameters":{"timeout_ms":5,"policy":"skip"}}`,
 		`{"inputs":[{"name":"x","shape":[2],"datatype":"FP16","parameters":{"binary_data_size":4}}]}`,
+		`{"inputs":[{"name":"experts","shape":[1,2],"datatype":"INT64","data":[[3,-1]]}],"outputs":[{"name":"router_logits"}]}`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -474,7 +482,7 @@ func FuzzInferJSON(f *testing.F) {
 		for _, in := range inputs {
 			require.LessOrEqual(t, 4*in.elements, limit)
 			if in.binarySize < 0 {
-				require.Len(t, in.tensor.data, in.elements)
+				require.Equal(t, in.elements, in.tensor.count())
 			}
 			require.Equal(t, in.elements, tensor.Shape(in.tensor.shape).TotalSize())
 		}

@@ -48,6 +48,7 @@ func (g *Gateway) routes() routeTable {
 		{name: "experts", path: "/api/v1/experts", methods: map[string]handle{
 			http.MethodGet: g.experts, http.MethodHead: g.experts, http.MethodPost: g.load,
 		}},
+		{name: "layers", path: "/api/v1/layers", methods: get(g.layers)},
 		{name: "unload", path: "/api/v1/experts/", methods: map[string]handle{http.MethodDelete: g.unload}},
 		{name: "resolve", path: "/api/v1/resolve/", methods: get(g.resolve)},
 		{name: "call", path: "/api/v1/call/", methods: post(g.call)},

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -36,17 +37,50 @@ func (c *core) Experts(ctx context.Context) ([]api.Expert, error) {
 			list[i].Providers += v.Providers
 			continue
 		}
-		e := api.Expert{
-			Expert: v.ID, Name: v.Name, Kind: v.Kind, Hidden: v.Hidden, Inner: v.Inner, DType: v.DType, Numerics: v.Numerics,
-			Where: api.WhereRemote, State: v.State, Providers: v.Providers,
-		}
-		if !v.Digest.IsZero() {
-			e.Digest = v.Digest.String()
-		}
-		list = append(list, e)
+		list = append(list, remoteDocument(v))
 	}
 	slices.SortFunc(list, func(a, b api.Expert) int { return cmp.Compare(a.Expert, b.Expert) })
 	return list, nil
+}
+
+// Expert returns one expert that is known here. Where none of its hosts has described it yet, they are asked.
+func (c *core) Expert(ctx context.Context, name string) (api.Expert, error) {
+	ref, err := parseExpert(name)
+	if err != nil {
+		return api.Expert{}, document(err, c.self)
+	}
+	v, known := c.table.Expert(ref.ID, time.Now())
+	if h, ok := c.local.Has(ref.ID); ok {
+		e := hostedDocument(h)
+		e.Providers += v.Providers
+		return e, nil
+	}
+	if known && (v.Hidden == 0 || v.Kind == "") {
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		var hosts []peer.ID
+		for _, p := range c.table.Providers(ref.ID, time.Now()) {
+			hosts = append(hosts, p.Peer)
+		}
+		c.describer.all(ask, hosts)
+		v, known = c.table.Expert(ref.ID, time.Now())
+	}
+	if !known {
+		return api.Expert{}, document(fmt.Errorf("%w: this node knows no host of %s", expert.ErrNotFound, ref), c.self)
+	}
+	return remoteDocument(v), nil
+}
+
+// remoteDocument is the document of an expert that others host.
+func remoteDocument(v registry.ExpertView) api.Expert {
+	e := api.Expert{
+		Expert: v.ID, Name: v.Name, Kind: v.Kind, Hidden: v.Hidden, Inner: v.Inner, DType: v.DType, Numerics: v.Numerics,
+		Where: api.WhereRemote, State: v.State, Providers: v.Providers,
+	}
+	if !v.Digest.IsZero() {
+		e.Digest = v.Digest.String()
+	}
+	return e
 }
 
 // hostedDocument is the document of an expert of this node's own.
@@ -76,10 +110,28 @@ func (c *core) Peers(ctx context.Context) ([]api.Peer, error) {
 			if v.RTT > 0 {
 				d.RTTMS = optionalMillis(v.RTT)
 			}
+			d.Inflight, d.QueuedRows, d.LatencyMS = v.Inflight, max(0, v.Queued), optionalMillis(v.Latency)
+			d.Resting, d.RestingS = resting(v)
 		}
 		list = append(list, d)
 	}
 	return list, nil
+}
+
+// resting says why a peer is asked nothing now, and for how long, as far as that is known.
+func resting(v registry.PeerView) (why string, s float64) {
+	switch {
+	case v.ShutOut > 0:
+		return "misbehaved", v.ShutOut.Seconds()
+	case v.Draining:
+		return "draining", 0
+	case v.Verdict == registry.Dead:
+		return "unreachable", 0
+	case v.Resting > 0:
+		return "full", v.Resting.Seconds()
+	default:
+		return "", 0
+	}
 }
 
 // askPeers has the connected peers describe themselves, those that did not do so lately.

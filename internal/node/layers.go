@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -53,6 +54,9 @@ func (ls *layers) get(name expert.LayerName) (*routed, error) {
 	r := ls.byName[name.String()]
 	if r == nil {
 		return nil, fmt.Errorf("%w: this node has no router of layer %s: host experts of its checkpoint, or name the checkpoint under `layers`", expert.ErrNotFound, name)
+	}
+	if errors.Is(r.err, moe.ErrRouting) {
+		return nil, fmt.Errorf("%w: layer %s: %w", expert.ErrUnimplemented, name, r.err)
 	}
 	return r, r.err
 }
@@ -228,6 +232,9 @@ func (c *core) layerCall(layer *routed, req api.LayerRequest) (call moe.Call, as
 	}
 	if as, err = c.codec(req.Codec); err != nil {
 		return call, as, err
+	}
+	if req.Combine != "" && req.Combine != "caller" {
+		return call, as, fmt.Errorf("%w: combine %q: this version adds up at the caller", expert.ErrUnimplemented, req.Combine)
 	}
 	if call.Policy, err = moe.ParsePolicy(req.Policy); err != nil {
 		return call, as, err

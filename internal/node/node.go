@@ -345,7 +345,8 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Draining: n.stopping.Load(),
 	}
 	load := n.serving.Load()
-	s.Load = api.Load{QueuedRows: load.QueuedRows, Inflight: n.serving.Inflight()}
+	rows, _ := n.serving.Rows()
+	s.Load = api.Load{QueuedRows: load.QueuedRows, Inflight: n.serving.Inflight(), Rows: rows}
 	about := n.serving.Describe()
 	for _, h := range about.Experts {
 		s.Experts.Hosted++
@@ -357,6 +358,18 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	s.Experts.Announced = d.Announced
 	s.Memory.Budget = s.Memory.Weights + about.FreeMemory
 	return s, nil
+}
+
+// Experts is core's, with what each of the node's own has computed.
+func (n *Node) Experts(ctx context.Context) ([]api.Expert, error) {
+	list, err := n.core.Experts(ctx)
+	_, rows := n.serving.Rows()
+	for i := range list {
+		if list[i].Where == api.WhereLocal {
+			list[i].Rows = rows[list[i].Expert]
+		}
+	}
+	return list, err
 }
 
 // Ready tells whether every loaded expert passed its canary and a round of announcing ran; and what does not work as it should.
