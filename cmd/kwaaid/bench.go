@@ -8,7 +8,7 @@ import (
 )
 
 type benchCmd struct {
-	Names   []string `arg:"" name:"name" help:"Experts to call; one is drawn at random per call."`
+	Names   []string `arg:"" name:"name" help:"Experts and MoE layers to call; one is drawn at random per call."`
 	Rows    int      `default:"1" help:"Rows per call."`
 	Clients int      `default:"1" help:"Concurrent callers."`
 	Calls   int      `default:"1000" help:"Calls per caller."`
@@ -20,7 +20,7 @@ type benchCmd struct {
 
 // Run makes the load where the swarm is called: in the node, or in this process with --bootstrap.
 func (c *benchCmd) Run(a *app) error {
-	if err := checkNames(c.Names, false); err != nil {
+	if err := checkNames(c.Names, len(c.Bootstrap) == 0); err != nil {
 		return err
 	}
 	if c.Rows < 1 || c.Clients < 1 || c.Calls < 1 {

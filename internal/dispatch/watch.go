@@ -226,3 +226,4 @@ func joins(start []*exchange, p peer.ID) bool {
 	}
 	return false
 }
+		c.d.hedges.Add(1)

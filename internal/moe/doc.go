@@ -8,6 +8,8 @@
 //	exp.go       the functions under it, the same bits on every machine
 //	shape.go     rows and sequences of 1-D, 2-D and 3-D input
 //	load.go      a gate out of a checkpoint
+//	exec.go      Layer: a call, with the experts wherever they are
+//	metrics.go   what is counted
 //
-// All but the last are pure: no goroutines, no clock, no I/O.
+// All but the last three are pure: no goroutines, no clock, no I/O.
 package moe

@@ -83,15 +83,23 @@ type Output struct {
 // Layer is a MoE layer that can be called: its gate and its shared expert are here, its experts anywhere. It never changes, and is
 // safe for concurrent use.
 type Layer struct {
-	Name   expert.LayerName
-	Gate   *Gate
-	Shared expert.Expert // nil: there is none
+	Name    expert.LayerName
+	Gate    *Gate
+	Shared  expert.Expert // nil: there is none
+	Metrics *LayerMetrics // nil: nothing is counted
 }
 
 // Forward routes the rows, has the experts compute them, and adds up what comes back, in ascending order of experts, the shared
 // expert last: the same bits whoever hosts the experts. A failed expert's error is an *expert.CallError.
 func (l *Layer) Forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
 	x, sequence, err := l.rows(c.X)
+	start := time.Now()
+	out, err := l.forward(ctx, d, c)
+	l.Metrics.called(out, err, time.Since(start))
+	return out, err
+}
+
+func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}

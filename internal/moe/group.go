@@ -2,6 +2,7 @@ package moe
 
 import (
 	"fmt"
+	"math"
 )
 
 // Group is the rows of a batch that go to one expert.
@@ -29,6 +30,9 @@ func Chosen(experts []int64, weights []float32, rows, of int) (*Routing, error) 
 			return nil, fmt.Errorf("%w: expected experts from 0 to %d, or -1 for none, found %d in row %d", ErrRouting, of-1, e, i/r.K)
 		}
 		r.Indices[i] = int32(e)
+		if w := float64(weights[i]); math.IsNaN(w) || math.IsInf(w, 0) {
+			return nil, fmt.Errorf("%w: expected finite weights, found %v in row %d", ErrRouting, w, i/r.K)
+		}
 	}
 	return r, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
+	"github.com/kwaai/kwaaid/internal/moe"
 )
 
 const (
@@ -25,21 +26,23 @@ const (
 	progressTick = 200 * time.Millisecond
 )
 
-// target is one of the experts that a bench calls.
+// target is one of the experts or layers that a bench calls.
 type target struct {
-	id     expert.ID
-	x      *tensor.Dense // shared by all callers, who only read it
-	hosted expert.Hosted // with Local
+	id           expert.ID
+	layer        *routed       // nil: it is an expert
+	x            *tensor.Dense // shared by all callers, who only read it
+	flops, bytes float64       // with Local, of one call: operations, and weights read
 }
 
 // bench is a running one.
 type bench struct {
-	core    *core
-	req     api.BenchRequest
-	targets []target
-	done    atomic.Int64
-	errors  atomic.Int64
-	first   atomic.Pointer[string]
+	core       *core
+	req        api.BenchRequest
+	targets    []target
+	dispatcher moe.Dispatcher // of layers
+	done       atomic.Int64
+	errors     atomic.Int64
+	first      atomic.Pointer[string]
 }
 
 // Bench makes load from concurrent callers and measures it.
@@ -48,7 +51,7 @@ func (c *core) Bench(ctx context.Context, req api.BenchRequest, progress func(ap
 	if err != nil {
 		return api.BenchResult{}, document(err, c.self)
 	}
-	bytesBefore := c.caller.bytes.Load()
+	bytesBefore, hedgesBefore := c.caller.bytes.Load(), c.dispatch.Hedges()
 	begun := time.Now()
 	took := make([][]time.Duration, req.Clients)
 	var callers sync.WaitGroup
@@ -63,6 +66,7 @@ func (c *core) Bench(ctx context.Context, req api.BenchRequest, progress func(ap
 		return api.BenchResult{}, document(context.Cause(ctx), c.self)
 	}
 	res := b.result(slices.Concat(took...), total)
+	res.Hedges = int(c.dispatch.Hedges() - hedgesBefore)
 	res.BytesPerCall = float64(c.caller.bytes.Load()-bytesBefore) / float64(res.Calls)
 	if req.Local {
 		err = b.compareWithLimits(ctx, &res, total)
@@ -79,28 +83,75 @@ func (c *core) newBench(ctx context.Context, req api.BenchRequest) (*bench, erro
 	case req.Calls > maxBenchCalls/req.Clients:
 		return nil, fmt.Errorf("%w: %d calls by %d clients: expected at most %d in all", expert.ErrInvalidArgument, req.Calls, req.Clients, maxBenchCalls)
 	}
-	if _, err := c.codec(req.Codec); err != nil {
+	as, err := c.codec(req.Codec)
+	if err != nil {
 		return nil, err
 	}
-	b := &bench{core: c, req: req}
+	b := &bench{core: c, req: req, dispatcher: layerDispatcher{c.dispatch, as}}
+	if req.Local {
+		b.dispatcher = hereDispatcher{c.local}
+	}
 	for _, name := range req.Names {
-		ref, err := parseExpert(name)
+		t, err := b.target(ctx, name)
 		if err != nil {
-			return nil, err
-		}
-		t := target{id: ref.ID}
-		if req.Local {
-			var ok bool
-			if t.hosted, ok = c.local.Has(ref.ID); !ok {
-				return nil, fmt.Errorf("%w: %s is not hosted here", expert.ErrNotFound, name)
-			}
-		}
-		if t.x, err = c.draw(ctx, ref.ID, req.Rows, req.Seed); err != nil {
 			return nil, err
 		}
 		b.targets = append(b.targets, t)
 	}
 	return b, nil
+}
+
+func (b *bench) target(ctx context.Context, name string) (target, error) {
+	ref, err := expert.ParseRef(name)
+	if err != nil {
+		return target{}, err
+	}
+	if ref.Layer != nil {
+		return b.layerTarget(*ref.Layer)
+	}
+	t := target{id: ref.ID}
+	if t.x, err = b.core.draw(ctx, ref.ID, b.req.Rows, b.req.Seed); err == nil && b.req.Local {
+		err = b.count(&t, ref.ID, b.req.Rows)
+	}
+	return t, err
+}
+
+func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
+	if t.layer, err = b.core.layers.get(name); err != nil {
+		return t, err
+	}
+	gate := t.layer.Gate
+	if t.x, err = b.core.drawRows(b.req.Rows, gate.Hidden(), b.req.Seed); err != nil || !b.req.Local {
+		return t, err
+	}
+	for e, rows := range gate.Route(t.x.Float32s(), b.req.Rows).RowsPerExpert() {
+		if rows == 0 {
+			continue
+		}
+		if err := b.count(&t, name.Expert(e).ID(), rows); err != nil {
+			return t, fmt.Errorf("%s: %w", name.Expert(e), err)
+		}
+	}
+	if s := t.layer.Shared; s != nil {
+		t.add(s.Spec(), b.req.Rows)
+	}
+	return t, nil
+}
+
+// count adds what rows through an expert that is hosted here cost.
+func (b *bench) count(t *target, id expert.ID, rows int) error {
+	hosted, ok := b.core.local.Has(id)
+	if !ok {
+		return fmt.Errorf("%w: %s is not hosted here", expert.ErrNotFound, id)
+	}
+	t.add(hosted.Spec, rows)
+	return nil
+}
+
+func (t *target) add(s expert.Spec, rows int) {
+	matrices := map[string]float64{expert.KindMLP: 2, expert.KindGLU: 3}[s.Kind]
+	t.flops += 2 * matrices * float64(s.Hidden) * float64(s.Inner) * float64(rows)
+	t.bytes += float64(s.Bytes)
 }
 
 // call makes one caller's calls and returns how long each took.
@@ -128,6 +179,15 @@ func (b *bench) call(ctx context.Context, dice *rand.Rand) []time.Duration {
 }
 
 func (b *bench) once(ctx context.Context, t *target) error {
+	if t.layer != nil {
+		ctx, cancel := b.core.deadline(ctx, 0)
+		defer cancel()
+		out, err := t.layer.Forward(ctx, b.dispatcher, moe.Call{X: t.x})
+		if err == nil {
+			t.layer.count(out.Routing.RowsPerExpert())
+		}
+		return err
+	}
 	if b.req.Local {
 		pair := [1]expert.Pair{{Expert: t.id}}
 		return b.core.local.Local(ctx, t.x, pair[:])[0].Err
@@ -187,9 +247,8 @@ func (b *bench) compareWithLimits(ctx context.Context, res *api.BenchResult, tot
 	}
 	var flops, bytes float64 // of one call, on average over the targets
 	for _, t := range b.targets {
-		matrices := map[string]float64{expert.KindMLP: 2, expert.KindGLU: 3}[t.hosted.Kind]
-		flops += 2 * matrices * float64(t.hosted.Hidden) * float64(t.hosted.Inner) * float64(b.req.Rows) / float64(len(b.targets))
-		bytes += float64(t.hosted.Bytes) / float64(len(b.targets))
+		flops += t.flops / float64(len(b.targets))
+		bytes += t.bytes / float64(len(b.targets))
 	}
 	calls := float64(res.Calls-res.Errors) / total.Seconds()
 	gflops, gbs := flops*calls/1e9, bytes*calls/1e9

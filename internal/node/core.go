@@ -14,6 +14,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/discovery"
 	"github.com/kwaai/kwaaid/internal/dispatch"
 	"github.com/kwaai/kwaaid/internal/expert"
+	"github.com/kwaai/kwaaid/internal/moe"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/registry"
 	"github.com/kwaai/kwaaid/internal/rpc"
@@ -40,6 +41,7 @@ type core struct {
 	local     localHost
 	engine    expert.Engine
 	layers    layers
+	moe       *moe.Metrics // nil: nothing is counted
 }
 
 // countingCaller counts the bytes of the calls that are made, for benches.
@@ -72,13 +74,14 @@ type parts struct {
 	local     localHost
 	engine    expert.Engine
 	rpc       *rpc.Metrics // nil: none
+	moe       *moe.Metrics // nil: none
 	dispatch  []dispatch.Option
 	discovery []discovery.Option
 }
 
 // newCore puts a core together on a host. Its loops are rpc's, discovery's, p2p's and the describer's; see loops.
 func newCore(p parts, hosted discovery.Hosted) (*core, error) {
-	c := &core{cfg: p.cfg, log: p.log, self: p.host.ID(), host: p.host, table: p.table, local: p.local, engine: p.engine}
+	c := &core{cfg: p.cfg, log: p.log, self: p.host.ID(), host: p.host, table: p.table, local: p.local, engine: p.engine, moe: p.moe}
 	var err error
 	if c.client, err = rpc.NewClient(p.host, p.cfg.RPCClient(), rpc.WithClientMetrics(p.rpc)); err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, re
 			c.log.Warn().Err(err).Msg("layer left out")
 			continue
 		}
-		r := &routed{Layer: moe.Layer{Name: name}, rows: make([]int, l.Experts)}
+		r := &routed{Layer: moe.Layer{Name: name, Metrics: c.moe.Layer(name)}, rows: make([]int, l.Experts)}
 		if r.Gate, r.err = moe.LoadGate(from, l); r.err == nil {
 			r.Shared, r.err = loadShared(ctx, l, c.engine)
 		}
@@ -162,6 +162,23 @@ func (d layerDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []
 		}
 	}
 	return out, nil
+}
+
+// hereDispatcher runs the experts that this node hosts, without the network.
+type hereDispatcher struct{ localHost }
+
+// Dispatch is localHost's Local.
+func (d hereDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []expert.Pair, each func(int, bool)) ([]moe.Answer, error) {
+	answers := make([]moe.Answer, len(pairs))
+	for i, r := range d.Local(ctx, x, pairs) {
+		answers[i] = moe.Answer{
+			Output: r.Output, Expert: pairs[i].Expert, Where: string(api.WhereLocal), Digest: r.Digest, Numerics: r.Numerics, Err: r.Err,
+		}
+		if each != nil {
+			each(i, r.Err != nil)
+		}
+	}
+	return answers, nil
 }
 
 // CallLayer makes one forward pass of a layer.

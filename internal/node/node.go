@@ -26,6 +26,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/gateway"
 	"github.com/kwaai/kwaaid/internal/kernel"
+	"github.com/kwaai/kwaaid/internal/moe"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/registry"
 	"github.com/kwaai/kwaaid/internal/rpc"
@@ -104,7 +105,7 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 	}
 	calls := rpc.NewMetrics(reg)
 	n.core, err = newCore(parts{
-		cfg: cfg, log: log, host: host, table: table, local: n.serving, engine: expert.Engine{Pool: pool, Numerics: numerics}, rpc: calls,
+		cfg: cfg, log: log, host: host, table: table, local: n.serving, engine: expert.Engine{Pool: pool, Numerics: numerics}, rpc: calls, moe: moe.NewMetrics(reg),
 		dispatch: []dispatch.Option{dispatch.WithMetrics(dispatch.NewMetrics(reg))},
 		discovery: []discovery.Option{
 			discovery.WithDataDir(cfg.Data), discovery.WithLogger(log), discovery.WithMetrics(discovery.NewMetrics(reg)),
