@@ -44,14 +44,19 @@ const waitFor = 20 * time.Second
 func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	t.Helper()
 	if len(opts) == 0 {
-		resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
-		require.NoError(t, err)
-		opts = append(opts, libp2p.ResourceManager(resources), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+		opts = append(opts, libp2p.ResourceManager(unlimited(t)), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	}
 	h, err := libp2p.New(opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
 	return h
+}
+
+func unlimited(t testing.TB) network.ResourceManager {
+	t.Helper()
+	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
+	require.NoError(t, err)
+	return resources
 }
 
 // introduce tells a where b is.
