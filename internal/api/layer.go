@@ -21,6 +21,7 @@ type LayerRequest struct {
 	Codec    string        // as in CallRequest
 	Numerics string        // as in CallRequest
 	Combine  string        // caller or peer: where the experts' outputs are added up; empty: the node's calls.combine
+	NoShared bool          // the layer's shared expert is left to the caller, who has it
 	Policy   string        // fail or skip: what to do about an expert that nobody answers for; empty: fail
 }
 

@@ -112,6 +112,7 @@ func (m layerModel) infer(ctx context.Context, req inferRequest) (inferReply, er
 func (m layerModel) request(req *inferRequest) (call api.LayerRequest, datatype string, err error) {
 	call = api.LayerRequest{
 		Name: m.name.ref.String(), Codec: req.params.codec, Numerics: req.params.numerics, Policy: req.params.policy, Combine: req.params.combine,
+		NoShared: req.params.noShared,
 	}
 	if req.params.digest != "" {
 		return call, "", refuse(wire.InvalidArgument, "parameter \"digest\" pins the weights of one expert: "+call.Name+" is a layer")

@@ -226,3 +226,15 @@ func TestCallLayer_QueryIsOfLayersOrOfExperts(t *testing.T) {
 		f.post("/api/v1/call/"+query, "", nil).requireError(t, http.StatusBadRequest, "INVALID_ARGUMENT", says)
 	}
 }
+
+func TestOIPLayer_LeavesTheSharedExpertToACallerWhoHasIt(t *testing.T) {
+	f := newFace(t)
+	for param, want := range map[string]bool{``: false, `,"parameters":{"shared":true}`: false, `,"parameters":{"shared":false}`: true} {
+		text := `{"inputs":[{"name":"hidden_states","shape":[4],"datatype":"FP32","data":[1,2,3,4]}]` + param + `}`
+		a, _, _ := f.infer("mixtral/0/infer", text, nil)
+		require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
+		require.Equal(t, want, f.inference.askedLayer().NoShared, param)
+	}
+	a, _, _ := f.infer("mixtral/0/infer", `{"inputs":[],"parameters":{"shared":"no"}}`, nil)
+	require.Equal(t, http.StatusBadRequest, a.StatusCode)
+}

@@ -21,6 +21,7 @@ type inferParams struct {
 	numerics string
 	policy   string // fail or skip, for layers; a single expert has nobody to leave out
 	combine  string // caller or peer, for layers; a single expert's rows are no sum
+	noShared bool   // for layers: the shared expert is left to the caller
 	binary   bool   // HTTP: outputs that say nothing else travel as binary
 }
 
@@ -45,11 +46,15 @@ func (p *inferParams) set(key string, value any) error {
 		p.policy, err = text(value, "fail", "skip")
 	case "combine":
 		p.combine, err = text(value, "caller", "peer")
+	case "shared":
+		var shared bool
+		shared, err = flag(value)
+		p.noShared = !shared
 	case "binary_data_output":
 		p.binary, err = flag(value)
 	case "priority":
 	default:
-		err = errors.New("unknown: expected timeout_ms, digest, codec, numerics, policy or combine")
+		err = errors.New("unknown: expected timeout_ms, digest, codec, numerics, policy, combine or shared")
 	}
 	if err != nil {
 		return refuse(wire.InvalidArgument, "parameter "+quoted(key)+": "+err.Error())

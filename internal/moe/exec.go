@@ -63,6 +63,7 @@ type Call struct {
 	TopK     int           // experts for each row; 0: as the model says
 	Policy   Policy        // empty: PolicyFail
 	Numerics string        // wanted of every expert; empty: whatever they have
+	NoShared bool          // the shared expert is left to the caller, who has it
 
 	// KMin above 0 is a quorum: once every row has the answers of so many of its experts, the others are waited for AfterKMin
 	// longer, and left out as by PolicySkip (Hivemind's k_min and timeout_after_k_min). A row with fewer fails the call.
@@ -92,7 +93,6 @@ type Layer struct {
 // Forward routes the rows, has the experts compute them, and adds up what comes back, in ascending order of experts, the shared
 // expert last: the same bits whoever hosts the experts. A failed expert's error is an *expert.CallError.
 func (l *Layer) Forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
-	x, sequence, err := l.rows(c.X)
 	start := time.Now()
 	out, err := l.forward(ctx, d, c)
 	l.Metrics.called(out, err, time.Since(start))
@@ -100,6 +100,7 @@ func (l *Layer) Forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 }
 
 func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
+	x, sequence, err := l.rows(c.X)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,8 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	}
 	hidden := l.Gate.Hidden()
 	out := &Output{Routing: routing, Groups: routing.Groups(l.Gate.Rule().ScaleInput)}
-	shared, sharedErr := l.startShared(ctx, x)
+	withShared := l.Shared != nil && !c.NoShared
+	shared, sharedErr := l.startShared(ctx, x, withShared)
 	batch, pairs := l.pairs(x, out.Groups, c.Numerics)
 	var q *quorum // nil: every answer is needed
 	if len(pairs) > 0 {
@@ -130,7 +132,7 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	}
 	y := make([]float32, routing.Rows*hidden)
 	Combine(y, hidden, groups, outputs)
-	if l.Shared != nil {
+	if withShared {
 		values, err := expert.Rows(*shared, hidden)
 		if err != nil {
 			return nil, err
@@ -177,11 +179,11 @@ func (l *Layer) route(x []float32, sequence int, c *Call) (*Routing, error) {
 	return gate.Route(x, sequence), nil
 }
 
-// startShared computes the shared expert beside the others. The channel gives its error once *y is there.
-func (l *Layer) startShared(ctx context.Context, x []float32) (y **tensor.Dense, done <-chan error) {
+// startShared computes the shared expert, if it is wanted, beside the others. The channel gives its error once *y is there.
+func (l *Layer) startShared(ctx context.Context, x []float32, wanted bool) (y **tensor.Dense, done <-chan error) {
 	ch := make(chan error, 1)
 	y = new(*tensor.Dense)
-	if l.Shared == nil {
+	if !wanted {
 		ch <- nil
 		return y, ch
 	}

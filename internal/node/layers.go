@@ -245,7 +245,7 @@ func (c *core) layerCall(layer *routed, req api.LayerRequest) (call moe.Call, as
 	cfg := c.cfg.Calls
 	call = moe.Call{
 		X: req.Input, Experts: req.Experts, Weights: req.Weights, TopK: cmp.Or(req.TopK, cfg.TopK),
-		Numerics: req.Numerics, KMin: cfg.KMin, AfterKMin: cfg.TimeoutAfterKMin,
+		Numerics: req.Numerics, NoShared: req.NoShared, KMin: cfg.KMin, AfterKMin: cfg.TimeoutAfterKMin,
 	}
 	if as, err = c.codec(req.Codec); err != nil {
 		return call, as, err
