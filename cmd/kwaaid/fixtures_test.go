@@ -19,7 +19,7 @@ import (
 const fixtures = "../../testdata/fixtures"
 
 // golden reads the float32 tensors of a golden file: this test's own reader, ten lines of the published format.
-func golden(t *testing.T, path string) map[string]npyArray {
+func golden(t testing.TB, path string) map[string]npyArray {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
