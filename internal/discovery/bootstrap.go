@@ -178,6 +178,31 @@ func (s *Service) tryRemembered(ctx context.Context) {
 	}
 }
 
+// thicken looks for more peers while few are known. kad-dht does so once when it meets the first one, and then every ten minutes; if
+// that first search is cut short, because a whole swarm starts at once on slow machines, ten minutes are long.
+func (s *Service) thicken(ctx context.Context) {
+	const first, last = 5 * time.Second, 10 * time.Minute
+	pause := first
+	for sleep(ctx, pause) {
+		known := s.tableSize()
+		if known >= enoughPeers {
+			pause = last
+			continue
+		}
+		if known > 0 {
+			select {
+			case <-s.dht.RefreshRoutingTable():
+			case <-ctx.Done():
+				return
+			}
+		}
+		pause = min(2*pause, last)
+		if s.tableSize() != known || known == 0 {
+			pause = first
+		}
+	}
+}
+
 // watchJoining closes joining when the swarm has been met, or everybody was tried in vain, or it takes too long.
 func (s *Service) watchJoining(ctx context.Context) {
 	defer close(s.joining)

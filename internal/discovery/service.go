@@ -159,6 +159,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { s.useCache(ctx) })
 	wg.Go(func() { s.watchJoining(ctx) })
+	wg.Go(func() { s.thicken(ctx) })
 	wg.Go(func() { s.runWalks(ctx) })
 	wg.Go(func() { s.refresh(ctx) })
 	wg.Go(func() { s.maintain(ctx) })

@@ -16,6 +16,9 @@ import (
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
+// kad-dht's provider package groups keys by region too. It is made for IPFS: a schedule of its own over hours, in a datastore, no
+// acknowledgements, and nobody is told what came of a round. What is below is all that we need of it.
+
 const (
 	// replicas is how many peers keep a record: Kademlia's k, kad-dht's default bucket.
 	replicas = 20

@@ -28,7 +28,11 @@ func (h *Host) advertise(found []ma.Multiaddr) []ma.Multiaddr {
 	case h.loopback:
 		return found
 	}
+	all := found
 	found = slices.DeleteFunc(slices.Clone(found), manet.IsIPLoopback)
+	if len(found) == 0 { // a machine without a network: whoever hears this is on it
+		return all
+	}
 	if h.nat.AutoNAT || h.nat.UPnP || h.Reachability() == network.ReachabilityPublic {
 		return found
 	}
