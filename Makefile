@@ -54,9 +54,10 @@ e2e: build ## the end-to-end tests, on bin/kwaaid
 	KWAAID_BINARY=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 10m ./cmd/kwaaid
 
 .PHONY: bench
-bench: build ## benchmarks of the protocol and the DHT, each beside its limit
-	$(GO) test -run '^$$' -bench . ./internal/rpc
+bench: build ## protocol and DHT, each figure beside its limit; at last two processes beside a bare echo
+	$(GO) test -run '^$$' -bench 'RawEcho|RemoteIdentity' ./internal/rpc
 	$(GO) test -run '^$$' -bench 'Find|Declare' ./internal/discovery
+	.ci/bench
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## every fuzz target for a few seconds (FUZZ=20s)
