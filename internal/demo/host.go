@@ -147,16 +147,6 @@ func (h *Host) Stop(ctx context.Context) error {
 // PID returns the process ID.
 func (h *Host) PID() int { return h.cmd.Process.Pid }
 
-// Gone tells whether the process has ended.
-func (h *Host) Gone() bool {
-	select {
-	case <-h.exited:
-		return true
-	default:
-		return false
-	}
-}
-
 // Log returns the end of what the process logged.
 func (h *Host) Log() string { return h.log.String() }
 

@@ -36,12 +36,13 @@ type Proxy struct {
 	ctx      context.Context //nolint:containedctx // the proxy is its own loop: it ends with the test
 	loops    sync.WaitGroup
 
-	mu      sync.Mutex
-	target  string
-	faults  Faults
-	changed chan struct{} // closed when faults change
-	conns   map[*net.TCPConn]struct{}
-	dice    *rand.Rand
+	mu        sync.Mutex
+	target    string
+	faults    Faults
+	changed   chan struct{} // closed when faults change
+	conns     map[*net.TCPConn]struct{}
+	corrupted int
+	dice      *rand.Rand
 }
 
 // NewProxy listens on a free port of 127.0.0.1 until the test ends. Connections are refused until it has a target. Its dice are seeded.
@@ -90,6 +91,13 @@ func (p *Proxy) Set(f Faults) {
 			reset(c)
 		}
 	}
+}
+
+// Corrupted returns how many pieces it has changed.
+func (p *Proxy) Corrupted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.corrupted
 }
 
 // reset ends a connection so that the other side sees an error at once, not an end.
@@ -192,6 +200,9 @@ func (p *Proxy) suffer(piece []byte, answers bool) bool {
 		}
 		if broken {
 			piece[bit/8] ^= 1 << (bit % 8)
+			p.mu.Lock()
+			p.corrupted++
+			p.mu.Unlock()
 		}
 		if answers && late && f.Delay > 0 {
 			wait := time.NewTimer(f.Delay)
