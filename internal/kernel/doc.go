@@ -49,6 +49,8 @@
 //	relu(v)                max(0, v)
 //	swiglu_clamped(g, u)   g = min(limit, g); u = max(-limit, min(limit, u)); (u + 1) * (g / (1 + exp(g*-1.702)))
 //
+// docs/NUMERICS.md says the same with all constants, for those who build it themselves.
+//
 // # Packed weights
 //
 // Outputs are packed in panels of 32; where there is a gate, the first 16 are gate's and the others up's. In a panel inputs follow each other, from
@@ -63,11 +65,14 @@
 // # Files
 //
 //	types.go       what callers say: formats, activations, numerics, Weights, FFN
-//	pack.go        packing; memory_*.go where packed weights lie
+//	pack.go        packing
+//	memory_*.go    where packed weights lie
 //	ffn.go         PackedFFN, Forward: a call as phases of tasks
 //	pool.go        Pool: workers, and how calls share them
 //	path.go        the functions that each path provides
-//	machine.go     which paths this machine has
+//	machine*.go    which paths this machine has
+//	avx*.go, .s    the paths with vectors, written by internal/gen (go generate); selftest_amd64.bin what VDPBF16PS is tried with
+//	limits.go      what the machine can do at most, to compare with
 //	portable.go    the portable path: the definition above, in Go
 //	fma.go         fused multiply-adds in Go
 //	activation.go  the functions above, in Go
