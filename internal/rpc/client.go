@@ -220,7 +220,7 @@ func (c *Client) refill(ctx context.Context, ls *lines) {
 		ls.release()
 		return
 	}
-	if whole, err := c.attempt(ctx, l, &x); err != nil || !whole {
+	if whole, _ := c.attempt(ctx, l, &x); !whole {
 		c.pool.drop(ls, l, codeCancelled)
 		return
 	}

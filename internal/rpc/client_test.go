@@ -150,6 +150,7 @@ func TestCall_RefusesWhatNoHostWouldTake(t *testing.T) {
 		require.ErrorIs(t, err, test.want, name)
 	}
 	require.Zero(t, s.handler.admitted.Load())
+	require.Equal(t, 1, streams(s.caller, s.host.ID()), "none of them costs the stream")
 }
 
 func TestCall_SaysDialFailedWhenNobodyIsThere(t *testing.T) {

@@ -23,8 +23,7 @@ const (
 	codeIdle      network.StreamErrorCode = 10_004 // nothing came for long
 	codeStalled   network.StreamErrorCode = 10_005 // a frame began and did not end in time
 	codeShutdown  network.StreamErrorCode = 10_006 // the host stops
-	codeRefused   network.StreamErrorCode = 10_007 // the request was answered before its payload was read
-	codeFailed    network.StreamErrorCode = 10_008 // the host failed; its log says why
+	codeFailed    network.StreamErrorCode = 10_007 // the host failed; its log says why
 )
 
 // The steps of an exchange, as attempts report them.

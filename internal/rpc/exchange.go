@@ -58,16 +58,20 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 			rest = time.Since(l.idle)
 		}
 		whole, err := c.attempt(ctx, l, x)
-		if err == nil && whole {
+		if whole {
 			c.pool.put(ls, l, time.Now())
-			return nil
+			return err
 		}
 		pooled := !l.fresh
 		var failed *ExchangeError
 		stale := pooled && errors.As(err, &failed) && failed.Step != opDecode && errors.Is(err, expert.ErrReset) &&
 			(!l.Conn().IsClosed() || rest >= staleAfter)
 		if !stale {
-			c.pool.drop(ls, l, codeCancelled)
+			code := codeCancelled
+			if errors.Is(err, expert.ErrBadReply) {
+				code = codeMalformed
+			}
+			c.pool.drop(ls, l, code)
 			c.refillSoon(ls)
 			return err
 		}
@@ -83,47 +87,36 @@ func (c *Client) attempt(ctx context.Context, l *line, x *exchange) (whole bool,
 	start := time.Now()
 	step, whole, err := c.talk(ctx, l, x, start)
 	x.rtt = time.Since(start)
-	if !stop() && (err != nil || !whole) {
+	untouched := stop()
+	switch {
+	case err == nil: // an answer in time is not thrown away, though the stream may have been reset behind it
+	case !untouched:
 		// The end of ctx is the reason, whatever the stream said when it was reset.
-		return false, &ExchangeError{Peer: x.peer, Step: step, Err: endOf(ctx)}
+		err = &ExchangeError{Peer: x.peer, Step: step, Err: endOf(ctx)}
+	default:
+		err = &ExchangeError{Peer: x.peer, Step: step, Err: err}
 	}
-	if err != nil {
-		return false, &ExchangeError{Peer: x.peer, Step: step, Err: err}
-	}
-	// An answer that came in time is not thrown away; but a stream that was reset behind it is used up.
-	return whole && ctx.Err() == nil, nil
+	return whole && untouched, err
 }
 
-// talk writes the request and reads the reply. whole is false when the host answered before it had read the payload.
+// talk writes the request and reads the reply. whole tells whether the stream is as it was before: not when the reply is no good,
+// and not when the host answered before it had read the payload.
 func (c *Client) talk(ctx context.Context, l *line, x *exchange, now time.Time) (step string, whole bool, err error) {
 	x.sent, x.received = 0, 0
 	x.request.Timeout = 0
 	if deadline, ok := ctx.Deadline(); ok {
 		if x.request.Timeout = deadline.Sub(now); x.request.Timeout <= 0 {
-			return opSend, false, expert.ErrTimeout
+			return opSend, true, expert.ErrTimeout
 		}
 	}
 	s := getScratch()
 	defer s.release()
 	if s.out, err = wire.AppendRequest(s.out, &x.request, c.cfg.Limits); err != nil {
-		return opSend, false, err
+		return opSend, true, err
 	}
-	early, err := c.send(l, s, x)
+	early, step, err := c.converse(l, s, x)
 	if err != nil {
-		return opSend, false, streamError(err)
-	}
-	if _, err := l.r.Peek(1); err != nil {
-		return opWait, false, streamError(err)
-	}
-	s.in, err = wire.ReadHeader(l.r, s.in, c.cfg.Limits.Header)
-	if err != nil {
-		return opDecode, false, readError(err)
-	}
-	if x.reply, err = wire.DecodeReply(s.in, x.wanted()); err != nil {
-		return opDecode, false, err
-	}
-	if early && slices.ContainsFunc(x.reply.Results, func(r wire.Result) bool { return r.Status == wire.OK }) {
-		return opDecode, false, malformedReply("an answer before the request was read")
+		return step, false, err
 	}
 	x.received = int64(wire.HeaderLength(len(s.in)))
 	if err := c.readPayload(l, x); err != nil {
@@ -135,29 +128,54 @@ func (c *Client) talk(ctx context.Context, l *line, x *exchange, now time.Time) 
 	return opDecode, !early, nil
 }
 
-// send writes the request. A host may answer a large one before it has read it all: early tells that it did, and that the rest
-// was kept back.
-func (c *Client) send(l *line, s *scratch, x *exchange) (early bool, err error) {
+// converse writes the request and reads the reply's header. A host may refuse a large request before it has read it all: early tells
+// that it did, and that the rest was kept back.
+func (c *Client) converse(l *line, s *scratch, x *exchange) (early bool, step string, err error) {
 	var rows [][]float32
 	if x.rows != nil {
 		rows = [][]float32{x.rows}
 	}
 	if x.request.Input.Length() <= smallFrame {
-		x.sent, err = l.send(s, rows, x.request.Input.Codec)
-		return false, err
+		if x.sent, err = l.send(s, rows, x.request.Input.Codec); err != nil {
+			return false, opSend, streamError(err)
+		}
+		step, err = c.readReply(l, s, x)
+		return false, step, err
 	}
-	replied := make(chan error, 1)
+	read := make(chan struct{})
+	var readErr error
 	go func() {
-		_, err := l.r.Peek(1)
-		_ = l.SetWriteDeadline(longAgo) // ends a write that is still under way
-		replied <- err
+		defer close(read)
+		if step, readErr = c.readReply(l, s, x); readErr != nil || !x.reply.Answers() {
+			_ = l.SetWriteDeadline(longAgo) // ends a write that is still under way
+		}
 	}()
 	x.sent, err = l.send(s, rows, x.request.Input.Codec)
-	if peeked := <-replied; err == nil || peeked != nil {
+	<-read
+	switch {
+	case readErr != nil:
+		return false, step, readErr
+	case x.reply.Answers():
+		if err != nil {
+			return false, opSend, streamError(err)
+		}
+		return false, step, nil
+	default:
 		_ = l.SetWriteDeadline(time.Time{})
-		return false, err
+		return err != nil, step, nil
 	}
-	return true, nil
+}
+
+// readReply waits for the reply and reads its header.
+func (c *Client) readReply(l *line, s *scratch, x *exchange) (step string, err error) {
+	if _, err := l.r.Peek(1); err != nil {
+		return opWait, streamError(err)
+	}
+	if s.in, err = wire.ReadHeader(l.r, s.in, c.cfg.Limits.Header); err != nil {
+		return opDecode, readError(err)
+	}
+	x.reply, err = wire.DecodeReply(s.in, x.wanted())
+	return opDecode, err
 }
 
 func (x *exchange) wanted() wire.Wanted {

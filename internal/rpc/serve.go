@@ -136,6 +136,7 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 	}
 
 	t.guard.enter(computing, time.Now())
+	parent := ctx
 	ctx, cancel := t.deadline(withTraceparent(ctx, request.Traceparent))
 	defer cancel()
 	t.watch.begin(cancel)
@@ -154,6 +155,10 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 		}
 		t.outcome.err, t.outcome.status = err, wire.Cancelled
 		return codeCancelled
+	}
+	if err := parent.Err(); err != nil {
+		t.outcome.err, t.outcome.status = err, wire.Cancelled
+		return codeShutdown
 	}
 	t.guard.enter(moving, time.Now())
 	return t.replyResults(results)

@@ -35,6 +35,16 @@ type Reply struct {
 	Description int64    // of OpDescribe: bytes of the payload, which DecodeDescription reads
 }
 
+// Answers tells whether any result holds an output.
+func (r *Reply) Answers() bool {
+	for i := range r.Results {
+		if r.Results[i].Status == OK {
+			return true
+		}
+	}
+	return false
+}
+
 // Refusal makes the part of a reply that an error is.
 func Refusal(err error) (s Status, message string, retryAfter time.Duration) {
 	s = StatusOf(err)
