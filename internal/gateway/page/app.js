@@ -1,10 +1,11 @@
 // The status page: asks the node for what /api/v1 says and draws it.
 import { bytes, copyable, count, h, meter, millis, pill, shortPeer, span } from "./format.js";
-import { kindOf, ModelMap, models, Series, sparkline } from "./charts.js";
+import { balance, kindOf, ModelMap, models, Series, sparkline, strip } from "./charts.js";
 import { Table } from "./table.js";
 
 const statusEvery = 2000; // milliseconds; the other lists are longer and change less often
 const peersEvery = 4000;
+const layersEvery = 4000;
 const expertsEvery = 10000;
 const rowsFor = 8000; // rates of experts are taken over at least this long
 
@@ -256,6 +257,40 @@ async function showExperts() {
   drawMaps(known);
 }
 
+// --- layers ------------------------------------------------------------------------------------------------------------
+
+const layersTable = new Table($("layers"), {
+  title: "Layers routed here",
+  id: "layers-title",
+  noun: "layers",
+  empty: "This node routes no layers.",
+  text: (l) => `${l.layer} ${l.error || ""}`,
+  filters: [
+    { title: "all", keep: () => true },
+    { title: "in use", keep: (l) => l.routed > 0 },
+    { title: "uneven", keep: (l) => l.balance > 2 },
+    { title: "in trouble", keep: (l) => l.error },
+  ],
+  columns: [
+    { title: "Layer", class: "name", value: (l) => l.layer, cell: (l) => [h("div", {}, l.layer), (l.error || l.shared) && h("div", { class: "sub" }, l.error || "with a shared expert")] },
+    { title: "Takes", num: true, value: (l) => l.top_k, cell: (l) => (l.error ? "–" : `${l.top_k} of ${l.experts}`) },
+    { title: "Rows routed", num: true, first: "descending", value: (l) => l.routed, cell: (l) => count(l.routed) },
+    { title: "Rows per expert", cell: (l) => strip(l.rows_per_expert, `${l.layer}: rows per expert${l.balance ? `, the busiest ${l.balance.toFixed(1)} times the mean` : ""}`) },
+    { title: "Busiest / mean", num: true, first: "descending", value: (l) => l.balance, cell: (l) => (l.balance ? `${l.balance.toFixed(1)} ×` : "–") },
+  ],
+});
+
+async function showLayers() {
+  const layers = await get("/api/v1/layers");
+  for (const l of layers) {
+    l.rows_per_expert ||= [];
+    l.balance = balance(l.rows_per_expert);
+    l.routed = l.rows_per_expert.reduce((a, b) => a + b, 0) / (l.top_k || 1);
+  }
+  $("layers").hidden = layers.length === 0;
+  layersTable.show(layers);
+}
+
 // --- loops -------------------------------------------------------------------------------------------------------------
 
 let seen = 0; // when the node last answered
@@ -307,6 +342,7 @@ function report(err) {
 const loops = {
   status: new Loop(showStatus, statusEvery),
   peers: new Loop(showPeers, peersEvery),
+  layers: new Loop(showLayers, layersEvery),
   experts: new Loop(showExperts, expertsEvery),
 };
 const all = () => Object.values(loops).forEach((l) => l.run());

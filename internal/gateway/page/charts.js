@@ -1,4 +1,4 @@
-// Drawings: sparklines as SVG, the maps of models on canvas.
+// Drawings: sparklines and strips as SVG, the maps of models on canvas.
 import { h } from "./format.js";
 
 const svgns = "http://www.w3.org/2000/svg";
@@ -37,6 +37,33 @@ export function sparkline(series, label) {
   line.setAttribute("class", "spark-line");
   line.setAttribute("points", points);
   svg.append(area, line);
+  return svg;
+}
+
+// balance is the busiest expert's rows over the mean of all: 1 where all are equally busy, null where nothing was routed.
+export function balance(rows) {
+  const sum = rows.reduce((a, b) => a + b, 0);
+  return sum > 0 ? (Math.max(...rows) * rows.length) / sum : null;
+}
+
+// strip draws a layer's rows per expert, the fullest colour for the busiest.
+export function strip(rows, label) {
+  const svg = document.createElementNS(svgns, "svg");
+  svg.setAttribute("class", "strip");
+  svg.setAttribute("viewBox", `0 0 ${rows.length} 1`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  const most = Math.max(...rows, 1);
+  const gap = Math.min(0.18, rows.length / 900);
+  rows.forEach((n, i) => {
+    const cell = document.createElementNS(svgns, "rect");
+    for (const [key, value] of [["x", i], ["width", 1 - gap], ["height", 1], ["fill-opacity", (0.1 + (0.9 * n) / most).toFixed(3)]]) cell.setAttribute(key, value);
+    const title = document.createElementNS(svgns, "title");
+    title.textContent = `expert ${i}: ${n.toLocaleString("en")} rows`;
+    cell.append(title);
+    svg.append(cell);
+  });
   return svg;
 }
 
