@@ -191,7 +191,10 @@ func (s *Service) thicken(ctx context.Context) {
 		}
 		if known > 0 {
 			select {
-			case <-s.dht.RefreshRoutingTable():
+			case err := <-s.dht.RefreshRoutingTable():
+				if err != nil {
+					s.log.Debug().Err(err).Msg("search for more peers ended early")
+				}
 			case <-ctx.Done():
 				return
 			}
