@@ -21,7 +21,7 @@ import (
 // Protocol is what both sides speak, and Service the name under which the resource manager counts it.
 const (
 	Protocol protocol.ID = "/kwaai/expert/1.0.0"
-	Service              = "kwaai.expert"
+	Service  string      = "kwaai.expert"
 )
 
 // Client makes exchanges with other peers, whose addresses are in the host's peerstore. Safe for concurrent use.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func TestLimits_ForgetPeersWithoutStreams(t *testing.T) {
 	_, ok = l.allow("a", now.Add(retryAfter))
 	require.True(t, ok)
 	for i := range 2 * maxRated {
-		l.allow(peer.ID(fmt.Sprint(i)), now)
+		l.allow(peer.ID(strconv.Itoa(i)), now)
 	}
 	require.Equal(t, maxRated, l.rates.Len())
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-
 	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/expert"

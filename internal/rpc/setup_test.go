@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,14 +122,7 @@ func newSwarm(t testing.TB, o options) *swarm {
 	require.NoError(t, err)
 	background(t, s.server.Run)
 	background(t, s.client.Run)
-	require.Eventually(t, func() bool { // until Run has announced the protocol
-		for _, p := range s.host.Mux().Protocols() {
-			if p == rpc.Protocol {
-				return true
-			}
-		}
-		return false
-	}, waitFor, time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Contains(s.host.Mux().Protocols(), rpc.Protocol) }, waitFor, time.Millisecond)
 	return s
 }
 
