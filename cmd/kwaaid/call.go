@@ -165,7 +165,7 @@ func (c *callCmd) readInput(a *app) (*tensor.Dense, error) {
 		if err != nil {
 			return nil, usagef("--input: %v", err)
 		}
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // it is only read
 		r = f
 	}
 	shape, x, err := npy.Read(bufio.NewReader(r), maxInput)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,18 +107,10 @@ func launchNode(t testing.TB, args ...string) *demo.Host {
 	t.Helper()
 	path, env := testee(t)
 	base := []string{"--api", "127.0.0.1:0", "--grpc", "127.0.0.1:0"}
-	has := func(flag string) bool {
-		for _, a := range args {
-			if a == flag {
-				return true
-			}
-		}
-		return false
-	}
-	if !has("--data") {
+	if !slices.Contains(args, "--data") {
 		base = append(base, "--data", t.TempDir())
 	}
-	if !has("--listen") {
+	if !slices.Contains(args, "--listen") {
 		base = append(base, "--listen", "/ip4/127.0.0.1/tcp/0")
 	}
 	h, err := demo.StartHost(t.Context(), path, append(base, args...), env)

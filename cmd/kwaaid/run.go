@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -90,7 +89,7 @@ func (a *app) announceNode(up node.Up, log zerolog.Logger) {
 
 // logger writes to stderr, or with --json to stdout, where log lines are then all there is.
 func (a *app) logger(cfg config.Log) zerolog.Logger {
-	var w io.Writer = a.stderr
+	w := a.stderr
 	if a.JSON {
 		w = a.stdout
 	}

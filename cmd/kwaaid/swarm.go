@@ -19,7 +19,7 @@ type swarm interface {
 	Experts(ctx context.Context) ([]api.Expert, error)
 	Peers(ctx context.Context) ([]api.Peer, error)
 	Bench(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error)
-	Close() error
+	Close()
 }
 
 // join holds the flags of commands that can reach the swarm without a node of their own.

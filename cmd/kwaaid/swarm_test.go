@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,7 +63,7 @@ func TestSwarm_EveryNodeFindsAndCallsEveryExpertWithTheSameBits(t *testing.T) {
 	want := localAnswers(t, hosts)
 	callAll(t, hosts, want)
 	for i := range swarmExperts {
-		r, err := hosts[(i+5)%swarmNodes].Client.Resolve(ctx, fmt.Sprint(i))
+		r, err := hosts[(i+5)%swarmNodes].Client.Resolve(ctx, strconv.Itoa(i))
 		require.NoError(t, err)
 		require.Len(t, r.Providers, 2, "providers of expert-%d", i)
 	}
@@ -81,7 +82,7 @@ func localAnswers(t *testing.T, hosts []*demo.Host) []string {
 	t.Helper()
 	want := make([]string, swarmExperts)
 	for i := range want {
-		res, _, err := hosts[i%swarmNodes].Client.Call(t.Context(), api.CallRequest{Name: fmt.Sprint(i), Rows: 3, Seed: uint64(i)})
+		res, _, err := hosts[i%swarmNodes].Client.Call(t.Context(), api.CallRequest{Name: strconv.Itoa(i), Rows: 3, Seed: uint64(i)})
 		require.NoError(t, err)
 		require.Equal(t, api.WhereLocal, res.AnsweredBy.Where)
 		want[i] = res.SHA256
@@ -124,7 +125,7 @@ func TestRun_RefusesADataDirectoryInUseAndAPortTaken(t *testing.T) {
 	o := kwaaid(t, "run", "--data", dir, "--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 	require.Equal(t, exitFailed, o.code)
 	require.Contains(t, o.stderr, dir)
-	require.Contains(t, o.stderr, fmt.Sprint(h.PID()))
+	require.Contains(t, o.stderr, strconv.Itoa(h.PID()))
 
 	for flag, addr := range map[string]string{"--api": h.API, "--grpc": h.GRPC, "--listen": strings.Split(h.Addrs[0], "/p2p/")[0]} {
 		base := map[string]string{"--data": t.TempDir(), "--listen": "/ip4/127.0.0.1/tcp/0", "--api": "127.0.0.1:0", "--grpc": "127.0.0.1:0"}

@@ -69,10 +69,7 @@ func NewClient(addr, token string) *Client {
 }
 
 // Close ends idle connections.
-func (c *Client) Close() error {
-	c.http.CloseIdleConnections()
-	return nil
-}
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status asks the node about itself.
 func (c *Client) Status(ctx context.Context) (Status, error) {

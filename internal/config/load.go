@@ -114,7 +114,7 @@ func (l *loader) readFile(path string) {
 		fail(0, "the configuration cannot be opened: %v", errors.Unwrap(err))
 		return
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it is only read
 	limited := &io.LimitedReader{R: f, N: maxFile + 1}
 	decoder := yaml.NewDecoder(limited)
 	var doc, second yaml.Node

@@ -30,7 +30,7 @@ const replicas = 3
 // Caller makes the demo's calls: a client of the swarm in this process.
 type Caller interface {
 	CallLayer(ctx context.Context, req api.LayerRequest) (api.LayerResult, api.LayerOutput, error)
-	Close() error
+	Close()
 }
 
 // Joiner makes a Caller of the swarm that the multiaddrs lead to, which routes the layers of the checkpoint.
@@ -72,7 +72,7 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 	if err != nil {
 		return Result{}, fmt.Errorf("the demo needs a temporary directory: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary directory, which the system clears too
 	begun := time.Now()
 	model, err := unpackModel(filepath.Join(dir, ModelName))
 	if err != nil {
@@ -83,7 +83,7 @@ func Run(ctx context.Context, cfg Config, join Joiner, progress func(Progress)) 
 		return Result{}, err
 	}
 	hosts, err := startHosts(ctx, cfg, dir, model, progress)
-	defer stopHosts(hosts)
+	defer stopHosts(hosts) //nolint:contextcheck // ctx may have ended: the hosts are ended all the same
 	if err != nil {
 		return Result{}, err
 	}

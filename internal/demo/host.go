@@ -152,7 +152,7 @@ func (h *Host) Log() string { return h.log.String() }
 
 func (h *Host) close() {
 	if h.Client != nil {
-		_ = h.Client.Close()
+		h.Client.Close()
 	}
 }
 

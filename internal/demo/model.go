@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"gorgonia.org/tensor"
@@ -72,7 +73,7 @@ func nodeConfig(model string, n, nodes int) string {
 	var experts []string
 	for e := range modelExperts {
 		if (n-e%nodes+nodes)%nodes < replicas {
-			experts = append(experts, fmt.Sprint(e))
+			experts = append(experts, strconv.Itoa(e))
 		}
 	}
 	if len(experts) == 0 { // more hosts than experts need
@@ -110,14 +111,14 @@ func truth(ctx context.Context, dir string) ([]known, error) {
 			return nil, err
 		}
 		layer := moe.Layer{Name: name}
-		if layer.Gate, err = moe.LoadGate(c, l); err != nil {
+		if layer.Gate, err = moe.LoadGate(c, l); err != nil { //nolint:contextcheck // a router is read in a moment
 			return nil, err
 		}
 		here, err := loadHere(ctx, name, l, expert.Engine{Pool: pool})
 		if err != nil {
 			return nil, err
 		}
-		rows, _, err := given.Float32s("layers." + l.Name + ".rows17.input")
+		rows, _, err := given.Float32s("layers." + l.Name + ".rows17.input") //nolint:contextcheck // 8 KiB
 		if err != nil {
 			return nil, err
 		}

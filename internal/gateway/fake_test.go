@@ -210,7 +210,7 @@ func newFace(t testing.TB, change ...func(*Config)) *face {
 // apiClient is the client that the commands use.
 func (f *face) apiClient() *api.Client {
 	c := api.NewClient(f.Addr().String(), "")
-	f.t.Cleanup(func() { _ = c.Close() })
+	f.t.Cleanup(c.Close)
 	return c
 }
 

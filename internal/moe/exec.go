@@ -119,7 +119,7 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 			q = newQuorum(out.Groups, routing.Rows, c.KMin)
 		}
 		if out.Answers, err = dispatchQuorum(ctx, d, batch, pairs, out.Groups, q, &c); err != nil {
-			<-sharedErr // nothing is left behind
+			_ = <-sharedErr // nothing is left behind
 			return nil, err
 		}
 	}

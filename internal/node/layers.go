@@ -117,7 +117,7 @@ func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, re
 			continue
 		}
 		r := &routed{Layer: moe.Layer{Name: name, Metrics: c.moe.Layer(name)}, rows: make([]int, l.Experts)}
-		if r.Gate, r.err = moe.LoadGate(from, l); r.err == nil {
+		if r.Gate, r.err = moe.LoadGate(from, l); r.err == nil { //nolint:contextcheck // a router is read in a moment
 			r.Shared, r.err = loadShared(ctx, l, c.engine)
 		}
 		if r.err != nil {

@@ -74,7 +74,7 @@ func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
 	for _, o := range b.offers {
 		total += o.Bytes
 	}
-	stopReport := n.reportLoading(e, &read, total)
+	stopReport := n.reportLoading(ctx, e, &read, total)
 	defer stopReport()
 	// Reading, hashing and packing of one expert overlap with those of the next.
 	var g errgroup.Group
@@ -95,8 +95,8 @@ func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
 }
 
 // reportLoading logs how far a long load is, until the returned function is called.
-func (n *Node) reportLoading(e config.Expert, read *atomic.Int64, total int64) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+func (n *Node) reportLoading(ctx context.Context, e config.Expert, read *atomic.Int64, total int64) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -241,7 +241,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 	select {
 	case <-ctx.Done():
-		n.drain()
+		n.drain() //nolint:contextcheck // ctx has ended: that is why
 	case <-loops.Done(): // a loop failed; what is under way is lost with it
 	}
 	stop(errStopped)
