@@ -154,3 +154,15 @@ func BenchmarkGLUQuant(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkPack(b *testing.B) {
+	for d := range DType(dtypes) {
+		m := benchModel(shape{hidden: 2048, inner: 768, dtype: d})
+		b.Run(d.String(), func(b *testing.B) {
+			b.SetBytes(int64(d.bytes(3 * 2048 * 768)))
+			for b.Loop() {
+				m.pack(b)
+			}
+		})
+	}
+}

@@ -1,6 +1,9 @@
 package kernel
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -100,6 +103,66 @@ func TestForward_MakesNaNCanonicalAndKeepsItInItsRow(t *testing.T) {
 		require.Equal(t, bitsOf(clean[128:]), bitsOf(y[128:]))
 		for _, b := range bitsOf(y[64:128]) {
 			require.Equal(t, uint32(canonicalNaN), b)
+		}
+	}
+}
+
+// Whoever changes these bits changes a numerics' version too, since hosts of both versions meet.
+func TestNumerics_BitsArePinned(t *testing.T) {
+	want := map[string]string{
+		"exact-1 f32 silu":               "bf26c3eb205b666c",
+		"exact-1 f32 gelu":               "7ea7a49b16790cbb",
+		"exact-1 f32 gelu_tanh":          "a09aa5c62abfaa28",
+		"exact-1 f32 relu":               "2a81eb4cc0fd5887",
+		"exact-1 f32 swiglu_clamped":     "de6ec9124a5a52d4",
+		"exact-1 bf16 silu":              "801933e5472a3f4d",
+		"dot-1 bf16 silu":                "96d73a8be8d3e059",
+		"tile-1 bf16 silu":               "b2a23516e0482dc8",
+		"exact-1 bf16 gelu":              "94820a5b21707b45",
+		"dot-1 bf16 gelu":                "18879e43093bbe77",
+		"tile-1 bf16 gelu":               "9003256b2f858c2a",
+		"exact-1 bf16 gelu_tanh":         "22f4421570afd365",
+		"dot-1 bf16 gelu_tanh":           "086d175cee1574ab",
+		"tile-1 bf16 gelu_tanh":          "fbdf5e3934fb85dd",
+		"exact-1 bf16 relu":              "65b230791499bf43",
+		"dot-1 bf16 relu":                "4557cda39f59876d",
+		"tile-1 bf16 relu":               "4c6574a189a591b1",
+		"exact-1 bf16 swiglu_clamped":    "c136a68d3ba30299",
+		"dot-1 bf16 swiglu_clamped":      "b2643cae8d6d119f",
+		"tile-1 bf16 swiglu_clamped":     "bd59a0a46913eb53",
+		"exact-1 f16 silu":               "c9ee3f08575671c6",
+		"exact-1 f16 gelu":               "ed7f646f7cc25c87",
+		"exact-1 f16 gelu_tanh":          "ae3d865d21d0a0bf",
+		"exact-1 f16 relu":               "ff0449327a8647f4",
+		"exact-1 f16 swiglu_clamped":     "7c4a142e5c7b4da9",
+		"exact-1 f8_e4m3 silu":           "9ad15a6330de02ad",
+		"exact-1 f8_e4m3 gelu":           "b3a697f0986f8f17",
+		"exact-1 f8_e4m3 gelu_tanh":      "e114f5254f3eb40a",
+		"exact-1 f8_e4m3 relu":           "f99e88a125f363a8",
+		"exact-1 f8_e4m3 swiglu_clamped": "3d30abdfab435ba9",
+		"exact-1 mxfp4 silu":             "e2410b41850db777",
+		"exact-1 mxfp4 gelu":             "1cca3a9cfe42da2e",
+		"exact-1 mxfp4 gelu_tanh":        "4a3f48a775d992ef",
+		"exact-1 mxfp4 relu":             "03fb7fd86b1e318a",
+		"exact-1 mxfp4 swiglu_clamped":   "580a716df551924e",
+	}
+	pool := newTestPool(t, 1)
+	for d := range DType(dtypes) {
+		for a := range Activation(activations) {
+			rnd := rand.New(rand.NewPCG(25, uint64(d)))
+			s := shape{hidden: 160, inner: 192, dtype: d, gated: true, bias: true, activation: a, blockOut: 16, blockIn: 32}
+			p := newModel(rnd, s).pack(t)
+			x, y := randomRows(rnd, 3*160), make([]float32, 3*160)
+			for n := range Numerics(numerics) {
+				if p.Numerics(n) != n {
+					continue
+				}
+				p.Forward(pool, y, x, 3, n)
+				h := sha256.New()
+				require.NoError(t, binary.Write(h, binary.LittleEndian, y))
+				name := fmt.Sprintf("%v %v %v", n.Version(), d, a)
+				require.Equal(t, want[name], hex.EncodeToString(h.Sum(nil)[:8]), name)
+			}
 		}
 	}
 }

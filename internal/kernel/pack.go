@@ -105,39 +105,68 @@ func (m *matrix) packScales(w *Weights, o, p, column int) {
 // packRow puts the weights of output o into a column of its panel. It returns false on a NaN where the panel cannot hold one.
 func packRow(to []byte, w *Weights, o, column int) bool {
 	from := w.Offset + o*w.StrideOut
-	switch w.DType {
-	case F32:
-		for i := range w.In {
-			src := w.Data[4*(from+i*w.StrideIn):]
-			copy(to[4*(i*panel+column):][:4], src[:4])
-		}
-	case BF16:
-		for i := range w.In {
-			src := w.Data[2*(from+i*w.StrideIn):]
-			copy(to[2*(i/2*2*panel+2*column+i%2):][:2], src[:2])
-		}
-	case F16:
-		for i := range w.In {
-			src := w.Data[2*(from+i*w.StrideIn):]
-			copy(to[2*(i*panel+column):][:2], src[:2])
-		}
-	case F8E4M3:
-		for i := range w.In {
-			q := w.Data[from+i*w.StrideIn]
-			if q&0x7f == 0x7f {
-				return false
+	if w.DType == F8E4M3 && hasNaN(w, from) {
+		return false
+	}
+	whole := 0 // inputs that were packed in one go
+	if w.StrideIn == 1 {
+		src := w.Data[w.DType.bytes(from):]
+		switch w.DType {
+		case F32:
+			whole = w.In
+			moveWords(to[4*column:], src, w.In)
+		case BF16: // two inputs that lie together stay together
+			whole = w.In &^ 1
+			moveWords(to[4*column:], src, w.In/2)
+		case F16:
+			whole = w.In
+			moveHalves(to[2*column:], src, w.In)
+		case F8E4M3:
+			whole = w.In &^ 1
+			moveHalves(to[2*column:], src, w.In/2)
+		default:
+			// Eight inputs at a time, low half first: the even ones become the lower two bytes, the odd ones the upper two.
+			for i := 0; i < w.In; i += 8 {
+				q := binary.LittleEndian.Uint32(src[i/2:])
+				even, odd := q&0x0f0f0f0f, q>>4&0x0f0f0f0f
+				binary.LittleEndian.PutUint32(to[4*(i/8*panel+column):], squeeze(even)|squeeze(odd)<<16)
 			}
-			to[i/2*2*panel+2*column+i%2] = q
-		}
-	default:
-		// Eight inputs at a time, low half first: the even ones become the lower two bytes, the odd ones the upper two.
-		for i := 0; i < w.In; i += 8 {
-			q := binary.LittleEndian.Uint32(w.Data[(from+i)/2:])
-			even, odd := q&0x0f0f0f0f, q>>4&0x0f0f0f0f
-			binary.LittleEndian.PutUint32(to[4*(i/8*panel+column):], squeeze(even)|squeeze(odd)<<16)
+			return true
 		}
 	}
+	size := w.DType.bytes(1)
+	for i := whole; i < w.In; i++ {
+		at := i*panel + column
+		if w.DType == BF16 || w.DType == F8E4M3 {
+			at = i/2*2*panel + 2*column + i%2
+		}
+		copy(to[at*size:][:size], w.Data[(from+i*w.StrideIn)*size:])
+	}
 	return true
+}
+
+// hasNaN tells whether one of the float8 weights from an element on, those of one output, is NaN.
+func hasNaN(w *Weights, from int) bool {
+	for i := range w.In {
+		if w.Data[from+i*w.StrideIn]&0x7f == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// moveWords copies n words of 4 bytes to places that lie a row of a panel apart.
+func moveWords(to, src []byte, n int) {
+	for i := range n {
+		binary.LittleEndian.PutUint32(to[4*panel*i:], binary.LittleEndian.Uint32(src[4*i:]))
+	}
+}
+
+// moveHalves copies n words of 2 bytes to places that lie a row of a panel apart.
+func moveHalves(to, src []byte, n int) {
+	for i := range n {
+		binary.LittleEndian.PutUint16(to[2*panel*i:], binary.LittleEndian.Uint16(src[2*i:]))
+	}
 }
 
 // squeeze moves the lower halves of four bytes together.
