@@ -106,6 +106,11 @@ func (c *Client) Unload(ctx context.Context, name string) (ExpertList, error) {
 	return get[ExpertList](ctx, c, http.MethodDelete, "/api/v1/experts/"+escapeName(name), nil)
 }
 
+// Checkup has the node examine itself; it takes up to half a minute.
+func (c *Client) Checkup(ctx context.Context) (Checkup, error) {
+	return get[Checkup](ctx, c, http.MethodPost, "/api/v1/checkup", nil)
+}
+
 // Ready asks whether the node is ready, and if not, why.
 func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/readyz", "", nil, "")

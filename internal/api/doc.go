@@ -4,6 +4,7 @@
 //	call.go    one forward pass: request, result, attempts
 //	layer.go   the same of a MoE layer
 //	node.go    status, experts, peers, resolve
+//	checkup.go a node's findings about itself, for the doctor
 //	bench.go   load made by the node itself, with progress
 //	errors.go  the error document, as a Go error
 //	client.go  the client of a node's HTTP address

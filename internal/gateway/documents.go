@@ -68,6 +68,14 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request, _ string) error
 	return writeJSON(w, http.StatusOK, doc)
 }
 
+func (g *Gateway) checkup(w http.ResponseWriter, r *http.Request, _ string) error {
+	doc, err := g.node.Checkup(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, doc)
+}
+
 func (g *Gateway) experts(w http.ResponseWriter, r *http.Request, _ string) error {
 	doc, err := g.node.Experts(r.Context())
 	if err != nil {

@@ -148,6 +148,10 @@ func (f *fakeNode) Bench(ctx context.Context, req api.BenchRequest, progress fun
 	return f.bench(ctx, req, progress)
 }
 
+func (f *fakeNode) Checkup(context.Context) (api.Checkup, error) {
+	return api.Checkup{Peer: f.status.Peer}, nil
+}
+
 func (f *fakeNode) Ready(context.Context) (api.Readiness, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -40,6 +40,8 @@ type Node interface {
 	Unload(ctx context.Context, name string) (api.ExpertList, error)
 	// Bench makes load until it is done or ctx ends. It calls progress from one goroutine at a time, and not after it has returned.
 	Bench(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error)
+	// Checkup has the node examine itself: a walk of the DHT, a canary for each expert.
+	Checkup(ctx context.Context) (api.Checkup, error)
 	Ready(ctx context.Context) (api.Readiness, error)
 	// Alive returns nil while the node's loops beat, else which one stopped.
 	Alive() error

@@ -53,6 +53,7 @@ func (g *Gateway) routes() routeTable {
 		{name: "resolve", path: "/api/v1/resolve/", methods: get(g.resolve)},
 		{name: "call", path: "/api/v1/call/", methods: post(g.call)},
 		{name: "bench", path: "/api/v1/bench", methods: post(g.bench)},
+		{name: "checkup", path: "/api/v1/checkup", methods: post(g.checkup)},
 		{name: "v2", path: "/v2", methods: get(g.v2Server)},
 		{name: "v2_live", path: "/v2/health/live", open: true, methods: get(g.v2Live)},
 		{name: "v2_ready", path: "/v2/health/ready", open: true, methods: get(g.v2Ready)},

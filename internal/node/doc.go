@@ -8,6 +8,8 @@
 //	call.go      one forward pass, as gateway and commands ask for it
 //	bench.go     load from many concurrent callers
 //	documents.go status, experts, peers, resolve
+//	checkup.go   what the node finds when it examines itself
+//	metrics.go   what it tells Prometheus of itself and of its peers
 //	describe.go  what other hosts say about themselves
 //	errors.go    failures as documents
 package node

@@ -125,6 +125,7 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 		return nil, err
 	}
 	n.closers = append(n.closers, n.gateway.Close)
+	reg.MustRegister(newCollector(n))
 	if n.notify, err = sdnotify.Open(os.Getenv); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,18 @@
+//go:build unix
+
+package node
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFiles returns how many file descriptors this process may hold; -1 where that cannot be told.
+func maxFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return -1
+	}
+	return int(min(uint64(limit.Cur), math.MaxInt32))
+}
