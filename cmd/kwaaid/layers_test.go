@@ -304,6 +304,25 @@ func TestBench_TakesLayers(t *testing.T) {
 	}
 	require.Equal(t, 20*4*layers[0].TopK, total)
 
+	// What the experts did, their hosts know, and the caller how fast its peers answered.
+	var computed uint64
+	for _, h := range s.hosts {
+		status, err := h.Client.Status(t.Context())
+		require.NoError(t, err)
+		computed += status.Load.Rows
+		experts, err := h.Client.Experts(t.Context())
+		require.NoError(t, err)
+		var own uint64
+		for _, e := range experts {
+			own += e.Rows
+		}
+		require.Equal(t, status.Load.Rows, own)
+	}
+	require.GreaterOrEqual(t, computed, uint64(total))
+	peers, err := s.caller.Client.Peers(t.Context())
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(peers, func(p api.Peer) bool { return p.LatencyMS != nil }))
+
 	o := kwaaid(t, "bench", l.name, "--local", "--json", "--api", s.caller.API)
 	require.Equal(t, exitFailed, o.code)
 	require.Equal(t, "NOT_FOUND", decode[api.Error](t, o).Body.Code)
