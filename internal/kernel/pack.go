@@ -71,23 +71,45 @@ func packMatrix(sources []source) (*matrix, error) {
 	case MXFP4:
 		m.exps = make([]byte, m.panels*m.blocks()*panel)
 	}
-	for i, s := range sources {
-		for o := range s.w.Out {
-			p, column := o/width, o%width+i*width
-			if s.bias != nil {
-				m.bias[p*panel+column] = s.bias[o]
-			}
-			to := m.data.bytes[p*m.stride : (p+1)*m.stride]
-			switch {
-			case widen:
-				packWidened(to, s.w, o, column)
-			case !packRow(to, s.w, o, column):
-				return nil, fmt.Errorf("%w: NaN among the f8_e4m3 weights of output %d", ErrWeights, o)
-			}
-			m.packScales(s.w, o, p, column)
+	for p := range m.panels {
+		if err := m.packPanel(p, sources, width, widen); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// packInputs is how many inputs of all a panel's outputs are packed together: enough to read rows in long pieces, while what is written stays in the
+// second cache.
+const packInputs = 1024
+
+// packPanel packs the weights, scales and biases of one panel.
+func (m *matrix) packPanel(p int, sources []source, width int, widen bool) error {
+	to := m.data.bytes[p*m.stride : (p+1)*m.stride]
+	for first := 0; first < sources[0].w.In; first += packInputs {
+		for i, s := range sources {
+			end := min(first+packInputs, s.w.In)
+			for o := p * width; o < min((p+1)*width, s.w.Out); o++ {
+				column := o%width + i*width
+				switch {
+				case widen:
+					packWidened(to, s.w, o, column, first, end)
+				case !packRow(to, s.w, o, column, first, end):
+					return fmt.Errorf("%w: NaN among the f8_e4m3 weights of output %d", ErrWeights, o)
+				}
+			}
+		}
+	}
+	for i, s := range sources {
+		for o := p * width; o < min((p+1)*width, s.w.Out); o++ {
+			column := o%width + i*width
+			m.packScales(s.w, o, p, column)
+			if s.bias != nil {
+				m.bias[p*panel+column] = s.bias[o]
+			}
+		}
+	}
+	return nil
 }
 
 func (m *matrix) packScales(w *Weights, o, p, column int) {
@@ -102,40 +124,41 @@ func (m *matrix) packScales(w *Weights, o, p, column int) {
 	}
 }
 
-// packRow puts the weights of output o into a column of its panel. It returns false on a NaN where the panel cannot hold one.
-func packRow(to []byte, w *Weights, o, column int) bool {
+// packRow puts inputs first to end of output o into a column of its panel; first is a multiple of 8. It returns false on a NaN where the panel
+// cannot hold one.
+func packRow(to []byte, w *Weights, o, column, first, end int) bool {
 	from := w.Offset + o*w.StrideOut
-	if w.DType == F8E4M3 && hasNaN(w, from) {
+	if w.DType == F8E4M3 && hasNaN(w, from, first, end) {
 		return false
 	}
-	whole := 0 // inputs that were packed in one go
 	if w.StrideIn == 1 {
-		src := w.Data[w.DType.bytes(from):]
+		src := w.Data[w.DType.bytes(from+first):]
+		n := end - first
 		switch w.DType {
 		case F32:
-			whole = w.In
-			moveWords(to[4*column:], src, w.In)
+			moveWords(to[4*(first*panel+column):], src, n)
+			return true
 		case BF16: // two inputs that lie together stay together
-			whole = w.In &^ 1
-			moveWords(to[4*column:], src, w.In/2)
+			moveWords(to[4*(first/2*panel+column):], src, n/2)
+			first += n &^ 1
 		case F16:
-			whole = w.In
-			moveHalves(to[2*column:], src, w.In)
+			moveHalves(to[2*(first*panel+column):], src, n)
+			return true
 		case F8E4M3:
-			whole = w.In &^ 1
-			moveHalves(to[2*column:], src, w.In/2)
+			moveHalves(to[2*(first/2*panel+column):], src, n/2)
+			first += n &^ 1
 		default:
 			// Eight inputs at a time, low half first: the even ones become the lower two bytes, the odd ones the upper two.
-			for i := 0; i < w.In; i += 8 {
+			for i := 0; i < n; i += 8 {
 				q := binary.LittleEndian.Uint32(src[i/2:])
 				even, odd := q&0x0f0f0f0f, q>>4&0x0f0f0f0f
-				binary.LittleEndian.PutUint32(to[4*(i/8*panel+column):], squeeze(even)|squeeze(odd)<<16)
+				binary.LittleEndian.PutUint32(to[4*((first+i)/8*panel+column):], squeeze(even)|squeeze(odd)<<16)
 			}
 			return true
 		}
 	}
 	size := w.DType.bytes(1)
-	for i := whole; i < w.In; i++ {
+	for i := first; i < end; i++ {
 		at := i*panel + column
 		if w.DType == BF16 || w.DType == F8E4M3 {
 			at = i/2*2*panel + 2*column + i%2
@@ -145,14 +168,20 @@ func packRow(to []byte, w *Weights, o, column int) bool {
 	return true
 }
 
-// hasNaN tells whether one of the float8 weights from an element on, those of one output, is NaN.
-func hasNaN(w *Weights, from int) bool {
-	for i := range w.In {
+// hasNaN tells whether one of some float8 weights is NaN: inputs first to end of the output whose elements begin at from.
+func hasNaN(w *Weights, from, first, end int) bool {
+	for i := first; i < end; i++ {
 		if w.Data[from+i*w.StrideIn]&0x7f == 0x7f {
 			return true
 		}
 	}
 	return false
+}
+
+// squeeze moves the lower halves of four bytes together.
+func squeeze(q uint32) uint32 {
+	q = (q | q>>4) & 0x00ff00ff
+	return (q | q>>8) & 0xffff
 }
 
 // moveWords copies n words of 4 bytes to places that lie a row of a panel apart.
@@ -169,15 +198,9 @@ func moveHalves(to, src []byte, n int) {
 	}
 }
 
-// squeeze moves the lower halves of four bytes together.
-func squeeze(q uint32) uint32 {
-	q = (q | q>>4) & 0x00ff00ff
-	return (q | q>>8) & 0xffff
-}
-
-// packWidened puts float8 weights with their scales into a column of a float32 panel, each product rounded once.
-func packWidened(to []byte, w *Weights, o, column int) {
-	for i := range w.In {
+// packWidened puts inputs first to end of float8 weights with their scales into a column of a float32 panel, each product rounded once.
+func packWidened(to []byte, w *Weights, o, column, first, end int) {
+	for i := first; i < end; i++ {
 		q := w.Data[w.Offset+o*w.StrideOut+i*w.StrideIn]
 		v := float32(fromF16(uint16(q&0x80)<<8|uint16(q&0x7f)<<7) * consts.F8Scale)
 		if q&0x7f == 0x7f {
