@@ -134,7 +134,7 @@ func (c *Client) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []e
 	}
 	e := exchange{
 		peer: p,
-		rows: rows,
+		rows: [1][]float32{rows},
 		request: wire.Request{
 			Op: wire.OpForward, Traceparent: traceparentOf(ctx), Pairs: pairs,
 			Input: wire.Tensor{Rows: len(rows) / hidden, Hidden: hidden, Codec: as},

@@ -22,9 +22,9 @@ const staleAfter = time.Second
 type exchange struct {
 	peer        peer.ID
 	request     wire.Request
-	rows        []float32 // the payload; nil where there is none
-	noDial      bool      // do not connect for this
-	description int64     // greatest length of a description
+	rows        [1][]float32 // the payload; nil where there is none
+	noDial      bool         // do not connect for this
+	description int64        // greatest length of a description
 
 	reply    wire.Reply
 	outputs  *floats // of all results that are well, one behind the other; nil where there are none
@@ -83,7 +83,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 
 // attempt runs an exchange on one stream. whole tells whether the stream can carry another.
 func (c *Client) attempt(ctx context.Context, l *line, x *exchange) (whole bool, err error) {
-	stop := context.AfterFunc(ctx, func() { l.abort(codeCancelled) })
+	stop := context.AfterFunc(ctx, l.cancel)
 	start := time.Now()
 	step, whole, err := c.talk(ctx, l, x, start)
 	x.rtt = time.Since(start)
@@ -128,20 +128,20 @@ func (c *Client) talk(ctx context.Context, l *line, x *exchange, now time.Time) 
 	return opDecode, !early, nil
 }
 
-// converse writes the request and reads the reply's header. A host may refuse a large request before it has read it all: early tells
-// that it did, and that the rest was kept back.
+// converse writes the request and reads the reply's header. early tells that the host refused before it had read the payload.
 func (c *Client) converse(l *line, s *scratch, x *exchange) (early bool, step string, err error) {
-	var rows [][]float32
-	if x.rows != nil {
-		rows = [][]float32{x.rows}
+	if x.request.Input.Length() > smallFrame {
+		return c.converseLarge(l, s, x)
 	}
-	if x.request.Input.Length() <= smallFrame {
-		if x.sent, err = l.send(s, rows, x.request.Input.Codec); err != nil {
-			return false, opSend, streamError(err)
-		}
-		step, err = c.readReply(l, s, x)
-		return false, step, err
+	if x.sent, err = l.send(s, x.payload(), x.request.Input.Codec); err != nil {
+		return false, opSend, streamError(err)
 	}
+	step, err = c.readReply(l, s, x)
+	return false, step, err
+}
+
+// converseLarge reads while it writes: a host may refuse a large request before it has read it all, and the rest is kept back then.
+func (c *Client) converseLarge(l *line, s *scratch, x *exchange) (early bool, step string, err error) {
 	read := make(chan struct{})
 	var readErr error
 	go func() {
@@ -150,7 +150,7 @@ func (c *Client) converse(l *line, s *scratch, x *exchange) (early bool, step st
 			_ = l.SetWriteDeadline(longAgo) // ends a write that is still under way
 		}
 	}()
-	x.sent, err = l.send(s, rows, x.request.Input.Codec)
+	x.sent, err = l.send(s, x.payload(), x.request.Input.Codec)
 	<-read
 	switch {
 	case readErr != nil:
@@ -164,6 +164,14 @@ func (c *Client) converse(l *line, s *scratch, x *exchange) (early bool, step st
 		_ = l.SetWriteDeadline(time.Time{})
 		return err != nil, step, nil
 	}
+}
+
+// payload returns the rows that go out.
+func (x *exchange) payload() [][]float32 {
+	if x.rows[0] == nil {
+		return nil
+	}
+	return x.rows[:]
 }
 
 // readReply waits for the reply and reads its header.
@@ -214,20 +222,17 @@ func (c *Client) readPayload(l *line, x *exchange) error {
 // results makes tensors of the outputs, in the order of the pairs.
 func (x *exchange) results() []expert.Result {
 	results := make([]expert.Result, len(x.reply.Results))
-	var rest []float32
-	if x.outputs != nil {
-		rest = x.outputs.x
-	}
+	at := 0
 	for i := range x.reply.Results {
 		from, to := &x.reply.Results[i], &results[i]
 		if from.Status != wire.OK {
 			to.Err = from.Status.Err(from.Message, from.RetryAfter)
 			continue
 		}
-		n := from.Output.Elements()
-		to.Output = expert.NewRows(rest[:n:n], from.Output.Hidden)
+		end := at + from.Output.Elements()
+		to.Output = x.outputs.tensor(at, end, from.Output.Hidden)
 		to.Digest, to.Numerics = from.Digest, from.Numerics
-		rest = rest[n:]
+		at = end
 	}
 	return results
 }

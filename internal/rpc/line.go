@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/codec"
+	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/wire"
 )
 
@@ -27,13 +29,16 @@ var longAgo = time.Unix(1, 0)
 // line is a stream with its read buffer. One exchange at a time uses it.
 type line struct {
 	network.Stream
-	r     *bufio.Reader
-	fresh bool      // no exchange has ended well on it yet
-	idle  time.Time // since when it rests in the pool
+	r      *bufio.Reader
+	cancel func()    // aborts the line because its caller has given up
+	fresh  bool      // no exchange has ended well on it yet
+	idle   time.Time // since when it rests in the pool
 }
 
 func newLine(st network.Stream) *line {
-	return &line{Stream: st, r: bufio.NewReaderSize(st, readBuffer), fresh: true}
+	l := &line{Stream: st, r: bufio.NewReaderSize(st, readBuffer), fresh: true}
+	l.cancel = func() { l.abort(codeCancelled) }
+	return l
 }
 
 // abort ends the line at once. A write that waits for a connection that does not move is not woken by a reset, but by a deadline.
@@ -97,6 +102,22 @@ type floatPool struct {
 type floats struct {
 	x     []float32
 	class int
+	whole *tensor.Dense // all of x as it was used last; kept, since a tensor takes eight allocations
+}
+
+// tensor returns x[from:to] as rows that share its memory, until x goes back to the pool.
+func (f *floats) tensor(from, to, hidden int) *tensor.Dense {
+	if from > 0 || to < len(f.x) {
+		return expert.NewRows(f.x[from:to:to], hidden)
+	}
+	if f.whole != nil {
+		// Whoever had it may have reshaped it; then it is of no more use.
+		if x, err := expert.Rows(f.whole, hidden); err == nil && len(x) == len(f.x) {
+			return f.whole
+		}
+	}
+	f.whole = expert.NewRows(f.x[:to:to], hidden)
+	return f.whole
 }
 
 // get returns n > 0 numbers of any value.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/wire"
@@ -139,15 +138,13 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 	ctx, cancel := t.deadline(withTraceparent(ctx, request.Traceparent))
 	defer cancel()
 	t.watch.begin(cancel)
-	x := expert.NewRows(buffer.x, request.Input.Hidden)
 	defer func() {
 		// Work that was cut short may not have come to rest: its memory is left to the garbage collector.
 		if ctx.Err() == nil {
 			s.floats.put(buffer)
-			tensor.ReturnTensor(x)
 		}
 	}()
-	results := admission.Run(ctx, x)
+	results := admission.Run(ctx, buffer.tensor(0, input, request.Input.Hidden))
 	if err := t.watch.end(); err != nil {
 		if errors.Is(err, wire.ErrMalformed) {
 			return t.broken(err)
