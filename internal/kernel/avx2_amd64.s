@@ -16,10 +16,12 @@ TEXT ·avx2ExactF32Rows1(SB), NOSPLIT, $0-72
 	JZ    half_end
 
 half:
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Y5
+	VMOVUPS 32(DI), Y6
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXOR Y0, Y0, Y0
@@ -76,21 +78,21 @@ step:
 	JNZ          step
 
 step_end:
-	VADDPS  (DI), Y0, Y0
-	VMOVUPS Y0, (DI)
-	VADDPS  32(DI), Y1, Y1
-	VMOVUPS Y1, 32(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Y5, Y0, Y5
+	VADDPS Y6, Y1, Y6
+	DECQ   CX
+	JNZ    block
 
 block_end:
-	MOVQ w+16(FP), SI
-	ADDQ $0x00000040, SI
-	MOVQ s+24(FP), DX
-	ADDQ $0x00000000, DX
-	ADDQ $0x00000040, DI
-	DECQ BX
-	JNZ  half
+	VMOVUPS Y5, (DI)
+	VMOVUPS Y6, 32(DI)
+	MOVQ    w+16(FP), SI
+	ADDQ    $0x00000040, SI
+	MOVQ    s+24(FP), DX
+	ADDQ    $0x00000000, DX
+	ADDQ    $0x00000040, DI
+	DECQ    BX
+	JNZ     half
 
 half_end:
 	VZEROUPPER
@@ -1059,10 +1061,12 @@ TEXT ·avx2ExactBF16Rows1(SB), NOSPLIT, $0-72
 	JZ    half_end
 
 half:
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Y5
+	VMOVUPS 32(DI), Y6
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXOR Y0, Y0, Y0
@@ -1135,21 +1139,21 @@ step:
 	JNZ          step
 
 step_end:
-	VADDPS  (DI), Y0, Y0
-	VMOVUPS Y0, (DI)
-	VADDPS  32(DI), Y1, Y1
-	VMOVUPS Y1, 32(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Y5, Y0, Y5
+	VADDPS Y6, Y1, Y6
+	DECQ   CX
+	JNZ    block
 
 block_end:
-	MOVQ w+16(FP), SI
-	ADDQ $0x00000040, SI
-	MOVQ s+24(FP), DX
-	ADDQ $0x00000000, DX
-	ADDQ $0x00000040, DI
-	DECQ BX
-	JNZ  half
+	VMOVUPS Y5, (DI)
+	VMOVUPS Y6, 32(DI)
+	MOVQ    w+16(FP), SI
+	ADDQ    $0x00000040, SI
+	MOVQ    s+24(FP), DX
+	ADDQ    $0x00000000, DX
+	ADDQ    $0x00000040, DI
+	DECQ    BX
+	JNZ     half
 
 half_end:
 	VZEROUPPER
@@ -2202,10 +2206,12 @@ TEXT ·avx2ExactF16Rows1(SB), NOSPLIT, $0-72
 	JZ    half_end
 
 half:
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Y5
+	VMOVUPS 32(DI), Y6
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXOR Y0, Y0, Y0
@@ -2262,21 +2268,21 @@ step:
 	JNZ          step
 
 step_end:
-	VADDPS  (DI), Y0, Y0
-	VMOVUPS Y0, (DI)
-	VADDPS  32(DI), Y1, Y1
-	VMOVUPS Y1, 32(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Y5, Y0, Y5
+	VADDPS Y6, Y1, Y6
+	DECQ   CX
+	JNZ    block
 
 block_end:
-	MOVQ w+16(FP), SI
-	ADDQ $0x00000020, SI
-	MOVQ s+24(FP), DX
-	ADDQ $0x00000000, DX
-	ADDQ $0x00000040, DI
-	DECQ BX
-	JNZ  half
+	VMOVUPS Y5, (DI)
+	VMOVUPS Y6, 32(DI)
+	MOVQ    w+16(FP), SI
+	ADDQ    $0x00000020, SI
+	MOVQ    s+24(FP), DX
+	ADDQ    $0x00000000, DX
+	ADDQ    $0x00000040, DI
+	DECQ    BX
+	JNZ     half
 
 half_end:
 	VZEROUPPER
@@ -3239,10 +3245,12 @@ TEXT ·avx2ExactF8E4M3Rows1(SB), NOSPLIT, $0-72
 	JZ    half_end
 
 half:
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Y5
+	VMOVUPS 32(DI), Y6
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXOR Y0, Y0, Y0
@@ -3358,21 +3366,21 @@ step_end:
 	VMOVUPS     (DX), Y2
 	VMOVUPS     32(DX), Y3
 	ADDQ        $0x00000080, DX
-	VFMADD213PS (DI), Y2, Y0
-	VMOVUPS     Y0, (DI)
-	VFMADD213PS 32(DI), Y3, Y1
-	VMOVUPS     Y1, 32(DI)
+	VFMADD231PS Y0, Y2, Y5
+	VFMADD231PS Y1, Y3, Y6
 	DECQ        CX
 	JNZ         block
 
 block_end:
-	MOVQ w+16(FP), SI
-	ADDQ $0x00000020, SI
-	MOVQ s+24(FP), DX
-	ADDQ $0x00000040, DX
-	ADDQ $0x00000040, DI
-	DECQ BX
-	JNZ  half
+	VMOVUPS Y5, (DI)
+	VMOVUPS Y6, 32(DI)
+	MOVQ    w+16(FP), SI
+	ADDQ    $0x00000020, SI
+	MOVQ    s+24(FP), DX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, DI
+	DECQ    BX
+	JNZ     half
 
 half_end:
 	VZEROUPPER
@@ -4051,16 +4059,17 @@ TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 	JZ      half_end
 
 half:
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Y9
+	VMOVUPS 32(DI), Y10
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	MOVQ  steps+64(FP), R10
-	SHLQ  $0x02, R10
 	TESTQ R10, R10
 	JZ    step_end
 
@@ -4185,8 +4194,368 @@ step:
 	VBROADCASTSS 28(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R11
-	ADDQ         $0x00000080, SI
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 32(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 36(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 40(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 44(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 48(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 52(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 56(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      128(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      160(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 60(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 64(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 68(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 72(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 76(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 80(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 84(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 88(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      256(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      288(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 92(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x1c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x00, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 96(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x0c, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 100(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x18, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x04, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 104(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x14, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 108(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x14, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x08, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 112(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x04, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x18, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 116(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x10, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x0c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 120(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      384(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y2
+	VMOVDQU      416(SI), Y6
+	VPSLLD       $0x00, Y6, Y7
+	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
+	VPSRLD       $0x1c, Y6, Y6
+	VPERMPS      Y5, Y6, Y6
+	VPXOR        Y6, Y7, Y3
+	VBROADCASTSS 124(R11), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x00000080, R11
+	ADDQ         $0x00000200, SI
 	DECQ         R10
 	JNZ          step
 
@@ -4198,21 +4567,21 @@ step_end:
 	VPSLLD      $0x17, Y3, Y3
 	VPMAXUD     avx2_all_00400000<>+0(SB), Y3, Y3
 	ADDQ        $0x00000020, DX
-	VFMADD213PS (DI), Y2, Y0
-	VMOVUPS     Y0, (DI)
-	VFMADD213PS 32(DI), Y3, Y1
-	VMOVUPS     Y1, 32(DI)
+	VFMADD231PS Y0, Y2, Y9
+	VFMADD231PS Y1, Y3, Y10
 	DECQ        CX
 	JNZ         block
 
 block_end:
-	MOVQ w+16(FP), SI
-	ADDQ $0x00000040, SI
-	MOVQ s+24(FP), DX
-	ADDQ $0x00000010, DX
-	ADDQ $0x00000040, DI
-	DECQ BX
-	JNZ  half
+	VMOVUPS Y9, (DI)
+	VMOVUPS Y10, 32(DI)
+	MOVQ    w+16(FP), SI
+	ADDQ    $0x00000040, SI
+	MOVQ    s+24(FP), DX
+	ADDQ    $0x00000010, DX
+	ADDQ    $0x00000040, DI
+	DECQ    BX
+	JNZ     half
 
 half_end:
 	VZEROUPPER

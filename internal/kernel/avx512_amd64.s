@@ -7,14 +7,16 @@
 // func avx512ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
 TEXT ·avx512ExactF32Rows1(SB), NOSPLIT, $0-72
-	MOVQ  c+0(FP), DI
-	MOVQ  w+16(FP), SI
-	MOVQ  s+24(FP), DX
-	MOVQ  stride+48(FP), R8
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    c+0(FP), DI
+	MOVQ    w+16(FP), SI
+	MOVQ    s+24(FP), DX
+	MOVQ    stride+48(FP), R8
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXORD Z0, Z0, Z0
@@ -63,14 +65,14 @@ step:
 	JNZ              step
 
 step_end:
-	VADDPS  (DI), Z0, Z0
-	VMOVUPS Z0, (DI)
-	VADDPS  64(DI), Z1, Z1
-	VMOVUPS Z1, 64(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Z4, Z0, Z4
+	VADDPS Z5, Z1, Z5
+	DECQ   CX
+	JNZ    block
 
 block_end:
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
 	VZEROUPPER
 	RET
 
@@ -1920,6 +1922,8 @@ TEXT ·avx512ExactBF16Rows1(SB), NOSPLIT, $0-72
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z4
 	MOVQ         x+8(FP), R11
 	MOVQ         blocks+56(FP), CX
+	VMOVUPS      (DI), Z5
+	VMOVUPS      64(DI), Z6
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -1970,14 +1974,14 @@ step:
 	JNZ              step
 
 step_end:
-	VADDPS  (DI), Z0, Z0
-	VMOVUPS Z0, (DI)
-	VADDPS  64(DI), Z1, Z1
-	VMOVUPS Z1, 64(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Z5, Z0, Z5
+	VADDPS Z6, Z1, Z6
+	DECQ   CX
+	JNZ    block
 
 block_end:
+	VMOVUPS Z5, (DI)
+	VMOVUPS Z6, 64(DI)
 	VZEROUPPER
 	RET
 
@@ -3822,14 +3826,16 @@ block_end:
 // func avx512ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
 // Requires: AVX, AVX512F
 TEXT ·avx512ExactF16Rows1(SB), NOSPLIT, $0-72
-	MOVQ  c+0(FP), DI
-	MOVQ  w+16(FP), SI
-	MOVQ  s+24(FP), DX
-	MOVQ  stride+48(FP), R8
-	MOVQ  x+8(FP), R11
-	MOVQ  blocks+56(FP), CX
-	TESTQ CX, CX
-	JZ    block_end
+	MOVQ    c+0(FP), DI
+	MOVQ    w+16(FP), SI
+	MOVQ    s+24(FP), DX
+	MOVQ    stride+48(FP), R8
+	MOVQ    x+8(FP), R11
+	MOVQ    blocks+56(FP), CX
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	TESTQ   CX, CX
+	JZ      block_end
 
 block:
 	VPXORD Z0, Z0, Z0
@@ -3878,14 +3884,14 @@ step:
 	JNZ              step
 
 step_end:
-	VADDPS  (DI), Z0, Z0
-	VMOVUPS Z0, (DI)
-	VADDPS  64(DI), Z1, Z1
-	VMOVUPS Z1, 64(DI)
-	DECQ    CX
-	JNZ     block
+	VADDPS Z4, Z0, Z4
+	VADDPS Z5, Z1, Z5
+	DECQ   CX
+	JNZ    block
 
 block_end:
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
 	VZEROUPPER
 	RET
 
@@ -5723,6 +5729,8 @@ TEXT ·avx512ExactF8E4M3Rows1(SB), NOSPLIT, $0-72
 	VPBROADCASTD avx512_bf80bf80<>+0(SB), Z4
 	MOVQ         x+8(FP), R11
 	MOVQ         blocks+56(FP), CX
+	VMOVUPS      (DI), Z5
+	VMOVUPS      64(DI), Z6
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -5816,14 +5824,14 @@ step_end:
 	VMOVUPS     (DX), Z2
 	VMOVUPS     64(DX), Z3
 	ADDQ        $0x00000080, DX
-	VFMADD213PS (DI), Z2, Z0
-	VMOVUPS     Z0, (DI)
-	VFMADD213PS 64(DI), Z3, Z1
-	VMOVUPS     Z1, 64(DI)
+	VFMADD231PS Z0, Z2, Z5
+	VFMADD231PS Z1, Z3, Z6
 	DECQ        CX
 	JNZ         block
 
 block_end:
+	VMOVUPS Z5, (DI)
+	VMOVUPS Z6, 64(DI)
 	VZEROUPPER
 	RET
 
@@ -7132,6 +7140,8 @@ TEXT ·avx512ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 	VPBROADCASTD avx512_ffff0000<>+0(SB), Z5
 	MOVQ         x+8(FP), R11
 	MOVQ         blocks+56(FP), CX
+	VMOVUPS      (DI), Z8
+	VMOVUPS      64(DI), Z9
 	TESTQ        CX, CX
 	JZ           block_end
 
@@ -7139,7 +7149,6 @@ block:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   steps+64(FP), R10
-	SHLQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     step_end
 
@@ -7192,8 +7201,152 @@ step:
 	VPANDD           Z5, Z7, Z3
 	VFMADD231PS.BCST 28(R11), Z2, Z0
 	VFMADD231PS.BCST 28(R11), Z3, Z1
-	ADDQ             $0x00000020, R11
-	ADDQ             $0x00000080, SI
+	VMOVDQU32        128(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VMOVDQU32        192(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 32(R11), Z2, Z0
+	VFMADD231PS.BCST 32(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 36(R11), Z2, Z0
+	VFMADD231PS.BCST 36(R11), Z3, Z1
+	VPSRLD           $0x04, 128(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x04, 192(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 40(R11), Z2, Z0
+	VFMADD231PS.BCST 40(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 44(R11), Z2, Z0
+	VFMADD231PS.BCST 44(R11), Z3, Z1
+	VPSRLD           $0x08, 128(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x08, 192(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 48(R11), Z2, Z0
+	VFMADD231PS.BCST 48(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 52(R11), Z2, Z0
+	VFMADD231PS.BCST 52(R11), Z3, Z1
+	VPSRLD           $0x0c, 128(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x0c, 192(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 56(R11), Z2, Z0
+	VFMADD231PS.BCST 56(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 60(R11), Z2, Z0
+	VFMADD231PS.BCST 60(R11), Z3, Z1
+	VMOVDQU32        256(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VMOVDQU32        320(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 64(R11), Z2, Z0
+	VFMADD231PS.BCST 64(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 68(R11), Z2, Z0
+	VFMADD231PS.BCST 68(R11), Z3, Z1
+	VPSRLD           $0x04, 256(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x04, 320(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 72(R11), Z2, Z0
+	VFMADD231PS.BCST 72(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 76(R11), Z2, Z0
+	VFMADD231PS.BCST 76(R11), Z3, Z1
+	VPSRLD           $0x08, 256(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x08, 320(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 80(R11), Z2, Z0
+	VFMADD231PS.BCST 80(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 84(R11), Z2, Z0
+	VFMADD231PS.BCST 84(R11), Z3, Z1
+	VPSRLD           $0x0c, 256(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x0c, 320(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 88(R11), Z2, Z0
+	VFMADD231PS.BCST 88(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 92(R11), Z2, Z0
+	VFMADD231PS.BCST 92(R11), Z3, Z1
+	VMOVDQU32        384(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VMOVDQU32        448(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 96(R11), Z2, Z0
+	VFMADD231PS.BCST 96(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 100(R11), Z2, Z0
+	VFMADD231PS.BCST 100(R11), Z3, Z1
+	VPSRLD           $0x04, 384(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x04, 448(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 104(R11), Z2, Z0
+	VFMADD231PS.BCST 104(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 108(R11), Z2, Z0
+	VFMADD231PS.BCST 108(R11), Z3, Z1
+	VPSRLD           $0x08, 384(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x08, 448(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 112(R11), Z2, Z0
+	VFMADD231PS.BCST 112(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 116(R11), Z2, Z0
+	VFMADD231PS.BCST 116(R11), Z3, Z1
+	VPSRLD           $0x0c, 384(SI), Z6
+	VPERMW           Z4, Z6, Z6
+	VPSLLD           $0x10, Z6, Z2
+	VPSRLD           $0x0c, 448(SI), Z7
+	VPERMW           Z4, Z7, Z7
+	VPSLLD           $0x10, Z7, Z3
+	VFMADD231PS.BCST 120(R11), Z2, Z0
+	VFMADD231PS.BCST 120(R11), Z3, Z1
+	VPANDD           Z5, Z6, Z2
+	VPANDD           Z5, Z7, Z3
+	VFMADD231PS.BCST 124(R11), Z2, Z0
+	VFMADD231PS.BCST 124(R11), Z3, Z1
+	ADDQ             $0x00000080, R11
+	ADDQ             $0x00000200, SI
 	DECQ             R10
 	JNZ              step
 
@@ -7205,14 +7358,14 @@ step_end:
 	VPSLLD       $0x17, Z3, Z3
 	VPMAXUD.BCST avx512_00400000<>+0(SB), Z3, Z3
 	ADDQ         $0x00000020, DX
-	VFMADD213PS  (DI), Z2, Z0
-	VMOVUPS      Z0, (DI)
-	VFMADD213PS  64(DI), Z3, Z1
-	VMOVUPS      Z1, 64(DI)
+	VFMADD231PS  Z0, Z2, Z8
+	VFMADD231PS  Z1, Z3, Z9
 	DECQ         CX
 	JNZ          block
 
 block_end:
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
 	VZEROUPPER
 	RET
 

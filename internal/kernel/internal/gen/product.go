@@ -31,6 +31,8 @@ type product struct {
 	rows int
 	// ahead tells that there may be further rows: the product fetches for those that come after it.
 	ahead bool
+	// totals of a single row, which stay in registers; none for more rows.
+	totals []reg.VecPhysical
 }
 
 // inputs of x at k, for row r; an element has the given size.
@@ -179,7 +181,13 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 	case scaleExponent:
 		sBytes = consts.Half
 	}
+	if rows == 1 {
+		p.totals = []reg.VecPhysical{p.v(next), p.v(next + 1)}
+	}
 	p.forHalves(f.halfBytes, sBytes, func() {
+		for i, v := range p.totals {
+			p.VMOVUPS(p.total(0, i), v)
+		}
 		p.loop("block", regBlocks, func() {
 			for r := range rows {
 				p.zero(sum(r, 0))
@@ -196,6 +204,9 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 			})
 			p.addBlock(f.scale, a, b, sum)
 		})
+		for i, v := range p.totals {
+			p.VMOVUPS(v, p.total(0, i))
+		}
 	})
 	p.end()
 	return name
@@ -224,9 +235,16 @@ func (p *product) addBlock(scale scaleKind, a, b reg.VecPhysical, sum func(r, i 
 	}
 	for r := range p.rows {
 		for i := range 2 {
-			if scale == scaleNone {
+			switch {
+			case p.totals != nil && scale == scaleNone:
+				p.VADDPS(p.totals[i], sum(r, i), p.totals[i])
+				continue
+			case p.totals != nil:
+				p.VFMADD231PS(sum(r, i), scales[i], p.totals[i])
+				continue
+			case scale == scaleNone:
 				p.VADDPS(p.total(r, i), sum(r, i), sum(r, i))
-			} else {
+			default:
 				p.VFMADD213PS(p.total(r, i), scales[i], sum(r, i))
 			}
 			p.VMOVUPS(sum(r, i), p.total(r, i))
@@ -381,7 +399,11 @@ func (t *target) allProducts() {
 			most = map[bool]int{true: 8, false: 4}[t.wide()]
 		}
 		add("Exact"+f.name, "the products of exact for weights in "+f.name+", by rows", most, func(rows int, ahead bool) string {
-			return t.exact(f, rows, max(unroll(rows), f.group), ahead)
+			inputs := max(unroll(rows), f.group)
+			if rows == 1 && f.scale == scaleExponent { // a whole block, which is short
+				inputs = consts.Step
+			}
+			return t.exact(f, rows, inputs, ahead)
 		})
 	}
 	most := map[bool]int{true: 12, false: 6}[t.wide()]
