@@ -40,12 +40,12 @@ func (e *UnknownError) Error() string {
 // Open reads config.json and the headers of the safetensors files, and finds the MoE layers by their tensors. Weights are
 // read by Layer.Load. Errors name the file, the tensor, what was expected and what was found; an architecture without
 // experts that we know is an UnknownError.
-func Open(dir string) (_ *Checkpoint, err error) {
+func Open(dir string, opts ...Option) (_ *Checkpoint, err error) {
 	config, err := readConfig(dir)
 	if err != nil {
 		return nil, err
 	}
-	src, err := openSource(dir)
+	src, err := openSource(dir, opts...)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@
 //
 //	header.go      the safetensors header, strictly
 //	file.go        an open safetensors file
+//	hashes.go      hashes of slices, remembered between runs
 //	write.go       writing one
 //	config.go      config.json, with the text model's section where there is one
 //	activation.go  what config.json says of activations and float8 blocks

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -19,11 +21,19 @@ const readChunk = 512 << 10
 type File struct {
 	path    string
 	f       *os.File
+	is      fs.FileInfo // as it was when it was opened
+	hashes  *Hashes     // nil: every slice is hashed as it is read
 	tensors map[string]tensorInfo
 }
 
+// Option changes how weights are read.
+type Option func(*File)
+
+// WithHashes leaves out the hashing of slices whose hashes are known already, and remembers the others.
+func WithHashes(h *Hashes) Option { return func(f *File) { f.hashes = h } }
+
 // OpenFile opens a safetensors file and checks its header. Errors name the file, and the tensor where one is to blame.
-func OpenFile(path string) (*File, error) {
+func OpenFile(path string, opts ...Option) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -42,7 +52,11 @@ func OpenFile(path string) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	return &File{path: path, f: f, tensors: tensors}, nil
+	file := &File{path: path, f: f, is: info, tensors: tensors}
+	for _, o := range opts {
+		o(file)
+	}
+	return file, nil
 }
 
 // Close closes the file.
@@ -109,29 +123,49 @@ func (t tensorAt) found() string {
 	return fmt.Sprintf("%s %v", t.DType, t.Shape)
 }
 
-// read fills into with the tensor's bytes from the given one on, and returns their SHA-256. It is told of progress after each chunk
+// read fills into with the tensor's bytes from the given one on, and returns their SHA-256, computed now or when the file was last
+// read. It is told of progress after each chunk
 // (nil: nobody cares) and stops with ctx's cause.
 func (t tensorAt) read(ctx context.Context, into []byte, from int64, progress func(bytes int64)) ([sha256.Size]byte, error) {
+	begin, key := t.begin+from, spanKey(t.begin+from, int64(len(into)))
+	sum, known := t.file.hashes.get(t.file.absolute(), t.file.is, key)
 	hash := sha256.New()
 	for at := 0; at < len(into); at += readChunk {
 		if ctx.Err() != nil {
 			return [sha256.Size]byte{}, context.Cause(ctx)
 		}
 		chunk := into[at:min(at+readChunk, len(into))]
-		if _, err := t.file.f.ReadAt(chunk, t.begin+from+int64(at)); err != nil {
+		if _, err := t.file.f.ReadAt(chunk, begin+int64(at)); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("cut short while it was read: %w", io.ErrUnexpectedEOF)
 			}
 			return [sha256.Size]byte{}, t.errorf("%w", err)
 		}
-		hash.Write(chunk)
+		if !known {
+			hash.Write(chunk)
+		}
 		if progress != nil {
 			progress(int64(len(chunk)))
 		}
 	}
-	var sum [sha256.Size]byte
-	hash.Sum(sum[:0])
+	if !known {
+		hash.Sum(sum[:0])
+		t.file.hashes.put(t.file.absolute(), t.file.is, key, sum)
+		return sum, nil
+	}
+	// The hash is of the file as it was opened: is it still that?
+	if now, err := t.file.f.Stat(); err != nil || now.Size() != t.file.is.Size() || !now.ModTime().Equal(t.file.is.ModTime()) {
+		return sum, t.errorf("the file was changed while it was read")
+	}
 	return sum, nil
+}
+
+// absolute is the file's path wherever the process runs.
+func (f *File) absolute() string {
+	if abs, err := filepath.Abs(f.path); err == nil {
+		return abs
+	}
+	return f.path
 }
 
 // float32s reads the whole tensor, widened.

@@ -12,11 +12,11 @@ import (
 
 // LoadFile reads a single expert from a safetensors file of its own: kind mlp or glu with the tensors of the contract's
 // section 5. Sizes and dtype come from the file; those that p gives must agree. progress may be nil.
-func LoadFile(ctx context.Context, path string, p expert.Params, engine expert.Engine, progress Progress) (_ *expert.FFN, err error) {
+func LoadFile(ctx context.Context, path string, p expert.Params, engine expert.Engine, progress Progress, opts ...Option) (_ *expert.FFN, err error) {
 	if err := p.ValidateWithFile(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	f, err := OpenFile(path)
+	f, err := OpenFile(path, opts...)
 	if err != nil {
 		return nil, err
 	}

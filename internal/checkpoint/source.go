@@ -21,6 +21,7 @@ const (
 // source finds tensors by name, in one file or in the shards of an index.
 type source struct {
 	dir    string
+	opts   []Option
 	files  map[string]*File  // by file name; those that are there
 	where  map[string]string // tensor -> file name
 	names  []string          // of all tensors, sorted
@@ -29,8 +30,8 @@ type source struct {
 
 // openSource opens all files of a checkpoint's directory and reads their headers. A shard that is missing is an error only
 // once a tensor of it is needed: a host of a few experts need not keep the whole checkpoint.
-func openSource(dir string) (_ *source, err error) {
-	s := &source{dir: dir, files: map[string]*File{}, where: map[string]string{}, absent: map[string]error{}}
+func openSource(dir string, opts ...Option) (_ *source, err error) {
+	s := &source{dir: dir, opts: opts, files: map[string]*File{}, where: map[string]string{}, absent: map[string]error{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -46,7 +47,7 @@ func openSource(dir string) (_ *source, err error) {
 
 // openSingle opens the one file that holds all tensors.
 func (s *source) openSingle(path string) error {
-	f, err := OpenFile(path)
+	f, err := OpenFile(path, s.opts...)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (s *source) openIndex() error {
 		return fmt.Errorf("%s: expected at most %d files, found %d", path, maxShards, len(shards))
 	}
 	for _, shard := range slices.Sorted(maps.Keys(shards)) {
-		f, err := OpenFile(filepath.Join(s.dir, shard))
+		f, err := OpenFile(filepath.Join(s.dir, shard), s.opts...)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			s.absent[shard] = err

@@ -90,6 +90,9 @@ func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
 	if err := errors.Join(append(errs, failures...)...); err != nil {
 		return ids, err
 	}
+	if err := n.hashes.Save(); err != nil {
+		n.log.Warn().Err(err).Msg("weights will be hashed again at the next start")
+	}
 	n.log.Info().Int("experts", len(ids)).Int64("bytes", total).Dur("took", time.Since(begun)).Str("entry", e.String()).Msg("experts loaded")
 	return ids, nil
 }
@@ -148,7 +151,7 @@ func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Pr
 	}
 	o.Bytes = info.Size() // packed weights take about what they take in the file
 	o.Load = func(ctx context.Context) (expert.Expert, error) {
-		return checkpoint.LoadFile(ctx, e.File, e.Params(), n.engine, progress)
+		return checkpoint.LoadFile(ctx, e.File, e.Params(), n.engine, progress, checkpoint.WithHashes(n.hashes))
 	}
 	return &batch{offers: []serving.Offer{o}}, nil
 }
@@ -158,7 +161,7 @@ func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress che
 	if err != nil {
 		return nil, err
 	}
-	c, err := checkpoint.Open(e.Checkpoint)
+	c, err := checkpoint.Open(e.Checkpoint, checkpoint.WithHashes(n.hashes))
 	if err != nil {
 		return nil, err
 	}

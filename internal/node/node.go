@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/checkpoint"
 	"github.com/kwaai/kwaaid/internal/config"
 	"github.com/kwaai/kwaaid/internal/discovery"
 	"github.com/kwaai/kwaaid/internal/dispatch"
@@ -46,6 +48,7 @@ type Node struct {
 	options  Options
 	started  time.Time
 	data     *p2p.DataDir
+	hashes   *checkpoint.Hashes // of weights loaded before
 	serving  *serving.Host
 	server   *rpc.Server
 	gateway  *gateway.Gateway
@@ -83,6 +86,9 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 	key, err := p2p.LoadOrMakeIdentity(cfg.Data)
 	if err != nil {
 		return nil, err
+	}
+	if n.hashes, err = checkpoint.OpenHashes(filepath.Join(cfg.Data, "hashes.json")); err != nil {
+		log.Warn().Err(err).Msg("hashes of weights cannot be read: they are computed again")
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
