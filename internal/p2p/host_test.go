@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -373,4 +374,17 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+func TestProbe_SaysWhichPortIsTakenAndKeepsNone(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port)
+	err = Probe(addr)
+	require.ErrorAs(t, err, new(*ListenError))
+	require.Contains(t, err.Error(), addr)
+	require.NoError(t, l.Close())
+	require.NoError(t, Probe(addr))
+	require.NoError(t, Probe(addr))
+	require.Error(t, Probe("127.0.0.1:7577"))
 }

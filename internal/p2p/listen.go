@@ -59,6 +59,19 @@ func listen(nw network.Network, addrs []ma.Multiaddr, log zerolog.Logger) error 
 	return errors.Join(errs...)
 }
 
+// Probe tries whether a listen address can be had now, and lets go of it again. The error is a *ListenError. As with New, a machine
+// without IPv6 is forgiven the wildcard address of IPv6.
+func Probe(addr string) error {
+	a, err := ma.NewMultiaddr(addr)
+	if err == nil {
+		err = probe(a)
+	}
+	if err == nil || a != nil && isIP6Unspecified(a) && noSuchFamily(err) {
+		return nil
+	}
+	return &ListenError{Addr: addr, Err: err}
+}
+
 // probe binds a TCP port for a moment without SO_REUSEPORT: libp2p sets that option for hole punching, and with it two nodes of
 // one user would share a port in silence. For QUIC, and because libp2p's errors lose their cause, UDP ports are tried too.
 func probe(a ma.Multiaddr) error {
