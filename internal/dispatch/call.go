@@ -17,8 +17,8 @@ import (
 // call is one Call under way.
 //
 // Invariant: hands of a task counts who holds it: the exchanges that carry it, and goroutines that look for somebody to ask. Whoever
-// lets the last hand go of a task that is not decided goes on with it instead; so every task is decided, at the deadline at the
-// latest.
+// lets a hand go of a task that is not decided goes on with it instead if nobody else does anything for it (see unattended); so every
+// task is decided, at the deadline at the latest.
 type call struct {
 	d            *Dispatcher
 	ctx          context.Context // the caller's
@@ -257,7 +257,7 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 
 // pick asks the registry whom to ask. Peers that get other pairs of this plan are preferred, for they save an exchange.
 func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, bool) {
-	q := registry.Query{Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried}
+	q := registry.Query{Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried, Desperate: t.hunt.desperate}
 	for _, ex := range start {
 		if ex.peer != "" {
 			q.Shared = append(q.Shared, ex.peer)

@@ -89,7 +89,7 @@ func TestCall_TriesTheNextProviderWhateverTheFirstDid(t *testing.T) {
 				require.NoError(t, one(t, d, 42).Err) // from now on the digest is known
 				w.provide(42, b, "bad")
 				w.table.RemoveProvider(42, "good")
-				w.dht[42] = append(w.dht[42], "good") // so that "bad" is asked first
+				w.do(func() { w.dht[42] = append(w.dht[42], "good") }) // so that "bad" is asked first
 				a := one(t, d, 42)
 				require.NoError(t, a.Err)
 				require.Equal(t, "good", string(a.Peer), tried(a))
@@ -217,7 +217,7 @@ func TestCall_RetriesAreBounded(t *testing.T) {
 func TestCall_OneDeadlineOverAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())
-		w.lag = 30 * time.Second
+		w.do(func() { w.lag = 30 * time.Second })
 		began := time.Now()
 		answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}, Timeout: 200 * time.Millisecond})
 		require.NoError(t, err)
@@ -425,7 +425,7 @@ func TestCall_OnlyTheMissingPairsAreAskedElsewhere(t *testing.T) {
 		w.provide(2, half, "half")
 		w.table.RemoveProvider(1, "good")
 		w.table.RemoveProvider(2, "good")
-		w.dht[2] = append(w.dht[2], "good")
+		w.do(func() { w.dht[2] = append(w.dht[2], "good") })
 		answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 1}, {Expert: 2}}})
 		require.NoError(t, err)
 		require.NoError(t, answers[0].Err)
@@ -489,7 +489,7 @@ func TestCall_OneDigestForACall(t *testing.T) {
 func TestCall_ClosingEndsWalksBehindCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())
-		w.lag = time.Hour
+		w.do(func() { w.lag = time.Hour })
 		w.table.SetFallbacks(42, []expert.ID{43})
 		w.provide(42, breaks(expert.ErrDialFailed), "gone")
 		w.provide(43, identity, "good")

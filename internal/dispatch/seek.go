@@ -11,11 +11,12 @@ import (
 
 // hunt is how the search for somebody to ask goes, when all that were known cannot be asked.
 type hunt struct {
-	looked  bool          // the Finder was asked
-	walks   int           // complete walks since nobody was left
-	since   time.Time     // when nobody was left; zero: that was not so yet
-	err     error         // of the last look-up
-	absence time.Duration // how long nobody was found
+	looked    bool          // the Finder was asked
+	desperate bool          // nothing else is left: hosts that fail may be asked before their time
+	walks     int           // complete walks since nobody was left
+	since     time.Time     // when nobody was left; zero: that was not so yet
+	err       error         // of the last look-up
+	absence   time.Duration // how long nobody was found
 }
 
 const (
@@ -99,7 +100,7 @@ func (c *call) seek(i int) bool {
 		case c.fallBack(t, now):
 			return true
 		default:
-			more, reason := c.lastChance(t, now)
+			more, reason := c.lastChance(i, now)
 			if reason != nil {
 				return c.giveUp(i, reason)
 			}
@@ -187,11 +188,17 @@ func (c *call) fallBack(t *task, now time.Time) bool {
 }
 
 // lastChance is for a task with nobody left to ask and no fallbacks left: it returns to the expert itself, and waits or walks. more:
-// there may be somebody now. reason: it is to be given up.
-func (c *call) lastChance(t *task, now time.Time) (more bool, reason error) {
+// there may be somebody now. reason: it is to be given up. Hosts that missed a ping or failed
+// are asked before their time first.
+func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
+	t := &c.tasks[i]
 	if t.asking.id != t.pair.Expert {
 		t.asking = t.first
 		t.hunt.looked = true
+	}
+	if !t.hunt.desperate {
+		t.hunt.desperate = true
+		return true, nil
 	}
 	if t.hunt.since.IsZero() {
 		t.hunt.since = now
@@ -207,6 +214,11 @@ func (c *call) lastChance(t *task, now time.Time) (more bool, reason error) {
 		}
 		// A little apart, or all that were refused together come again together.
 		c.pause(a.none.Soonest + a.none.Soonest*time.Duration(c.d.dice.IntN(256))/1024)
+		return true, nil
+	case t.hunt.absence >= huntFor && t.hands > 1:
+		// Hosts that were asked are silent: until one of them answers, others may come back.
+		c.pause(lastPause)
+		c.forgive(i)
 		return true, nil
 	case t.hunt.absence >= huntFor, t.hunt.walks > 0 && c.settled(t):
 		return false, c.reason(t)
@@ -226,22 +238,21 @@ func (c *call) lastChance(t *task, now time.Time) (more bool, reason error) {
 	})
 	t.hunt.walks++
 	t.hunt.err = err
-	c.forgive(t)
+	c.forgive(i)
 	return true, nil
 }
 
 // forgive lets hosts that failed be asked again, as far as their breakers let them: not those that are still at it, and not those
 // whose answer is doubted.
-func (c *call) forgive(t *task) {
+func (c *call) forgive(i int) {
+	t := &c.tasks[i]
 	t.asking.tried = t.asking.tried[:0]
 	for _, s := range t.suspects {
 		t.asking.tried = append(t.asking.tried, s.answer.Peer)
 	}
 	for _, ex := range c.live {
-		for k := range ex.items {
-			if &c.tasks[ex.items[k].task] == t {
-				t.asking.tried = append(t.asking.tried, ex.peer)
-			}
+		if ex.carries(i) {
+			t.asking.tried = append(t.asking.tried, ex.peer)
 		}
 	}
 }

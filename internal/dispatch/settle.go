@@ -52,7 +52,7 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		} else if checks != nil {
 			checks[k] = nil // another answer was taken
 		}
-		if !t.decided && t.hands == 0 {
+		if c.unattended(it.task, nil) {
 			t.hands++
 			again = append(again, it.task)
 		}

@@ -169,12 +169,41 @@ func (c *call) ping(ex *exchange) {
 // waiting returns the tasks of an exchange that wait for it alone.
 func (c *call) waiting(ex *exchange) (tasks []int) {
 	for k := range ex.items {
-		i := ex.items[k].task
-		if t := &c.tasks[i]; !t.decided && t.hands == 1 {
+		if i := ex.items[k].task; c.unattended(i, ex) {
 			tasks = append(tasks, i)
 		}
 	}
 	return tasks
+}
+
+// unattended tells whether nobody does anything for a task: nobody looks for another host, and whoever was asked, beside the given
+// exchange, is doubted.
+func (c *call) unattended(i int, beside *exchange) bool {
+	t := &c.tasks[i]
+	if t.decided {
+		return false
+	}
+	seekers := t.hands
+	for _, ex := range c.live {
+		if !ex.carries(i) {
+			continue
+		}
+		seekers--
+		if ex != beside && !ex.watch.missed && !ex.watch.late {
+			return false
+		}
+	}
+	return seekers == 0
+}
+
+// carries tells whether a task is among the exchange's.
+func (ex *exchange) carries(i int) bool {
+	for k := range ex.items {
+		if ex.items[k].task == i {
+			return true
+		}
+	}
+	return false
 }
 
 // retryElsewhere asks other hosts for what waits for the exchange, or fallbacks where there are none. The lock is held.
@@ -213,6 +242,7 @@ func (c *call) hedge(ex *exchange, now time.Time) {
 	for _, second := range start {
 		second.hedge = true
 		c.launch(second, now)
+		c.d.hedges.Add(1)
 		c.d.metrics.hedged()
 		c.others.Go(func() { c.advance(c.run(second)) })
 	}
@@ -226,4 +256,3 @@ func joins(start []*exchange, p peer.ID) bool {
 	}
 	return false
 }
-		c.d.hedges.Add(1)

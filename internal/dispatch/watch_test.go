@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,7 +43,7 @@ func TestHedge_SecondHostIsAskedWhenTheFirstIsSlowerThanUsual(t *testing.T) {
 			cancelled = time.Now()
 			return nil, endOf(ctx)
 		}, "slow")
-		w.asked = nil
+		w.do(func() { w.asked = nil })
 		var took time.Duration
 		for range 40 { // until "slow" is drawn first
 			began := time.Now()
@@ -147,12 +148,12 @@ func TestHedge_OnlyTheMissingPairsOfALayer(t *testing.T) {
 			require.NoError(t, err)
 		}
 		// Now the only host of 3 is slow, and there is another.
-		w.peers["third"] = after(time.Second, identity)
+		w.do(func() { w.peers["third"] = after(time.Second, identity) })
 		w.provide(3, after(10*time.Millisecond, identity), "fourth")
 		w.table.Disconnected("fourth", time.Now())
 		w.table.Connected("fourth", time.Now()) // it starts slowly, so that "third" is asked first
 		for range 10 {
-			w.asked = nil
+			w.do(func() { w.asked = nil })
 			began := time.Now()
 			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: pairs})
 			require.NoError(t, err)
@@ -180,10 +181,10 @@ func TestPing_FrozenHostIsFoundOutAndAnotherAsked(t *testing.T) {
 		w.table.Connected("b", time.Now())
 		learn(t, w, d, 42)
 		freeze := func(p peer.ID) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.peers[p] = frozen
-			w.pings[p] = func(ctx context.Context) error { <-ctx.Done(); return endOf(ctx) }
+			w.do(func() {
+				w.peers[p] = frozen
+				w.pings[p] = silent
+			})
 		}
 		freeze("a")
 		d.budget.spent.Store(hedgesFull)
@@ -209,14 +210,14 @@ func TestPing_FrozenHostIsFoundOutAndAnotherAsked(t *testing.T) {
 		require.Equal(t, "open", a.Breaker.String())
 
 		// It thaws: its next ping brings it back.
-		w.mu.Lock()
-		w.peers["a"] = after(time.Millisecond, identity)
-		delete(w.pings, "a")
-		w.mu.Unlock()
+		w.do(func() {
+			w.peers["a"] = after(time.Millisecond, identity)
+			delete(w.pings, "a")
+		})
 		time.Sleep(6 * time.Second)
 		a, _ = w.table.Peer("a", time.Now())
 		require.Equal(t, "alive", a.Verdict.String())
-		w.asked = nil
+		w.do(func() { w.asked = nil })
 		for range 20 {
 			require.NoError(t, one(t, d, 42).Err)
 			time.Sleep(200 * time.Millisecond)
@@ -239,7 +240,7 @@ func TestPing_SilentHostThatAnswersPingsIsWaitedFor(t *testing.T) {
 		require.InDelta(t, 6, pinged, 1, "at 50, 150, 350, 750, 1250, 1750 ms")
 
 		// It freezes in the middle: the next ping finds that out.
-		w.peers["a"] = frozen
+		w.do(func() { w.peers["a"] = frozen })
 		w.provide(42, after(time.Millisecond, identity), "b")
 		w.table.Disconnected("b", time.Now())
 		w.table.Connected("b", time.Now()) // it starts slowly, so that "a" is asked first
@@ -263,7 +264,7 @@ func TestPing_SoleHostFrozenTurnsToTheFallback(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		w.provide(42, frozen, "a")
 		w.table.Connected("a", time.Now())
-		w.pings["a"] = func(ctx context.Context) error { <-ctx.Done(); return endOf(ctx) }
+		w.do(func() { w.pings["a"] = silent })
 		w.provide(43, identity, "b")
 		w.table.SetFallbacks(42, []expert.ID{43})
 		began := time.Now()
@@ -276,12 +277,61 @@ func TestPing_SoleHostFrozenTurnsToTheFallback(t *testing.T) {
 	})
 }
 
+func TestPing_HostsThatAllMissTheirPingsAreAskedAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, quiet())
+		w.provide(42, after(300*time.Millisecond, identity), "a", "b")
+		for _, p := range []peer.ID{"a", "b"} { // so busy that a ping has to wait
+			w.table.Connected(p, time.Now())
+			w.do(func() { w.pings[p] = silent })
+		}
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for range 20 {
+					if a := one(t, d, 42); a.Err != nil {
+						t.Error(a.Err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		requireNothingUnderWay(t, w)
+	})
+}
+
+func TestFind_HostsThatCameSinceAreFoundBehindCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, quiet())
+		w.announce(42, after(time.Millisecond, identity), "a")
+		require.NoError(t, one(t, d, 42).Err)
+		w.announce(42, after(time.Millisecond, identity), "b")
+		for range 100 {
+			require.Equal(t, "a", string(one(t, d, 42).Peer))
+		}
+		time.Sleep(10 * time.Minute)
+		w.do(func() { w.lag = time.Minute }) // nobody waits for it
+		began := time.Now()
+		require.NoError(t, one(t, d, 42).Err)
+		require.Less(t, time.Since(began), 10*time.Millisecond)
+		w.do(func() { w.lag = time.Millisecond })
+		time.Sleep(2 * time.Minute) // that look-up took too long and failed
+		require.NoError(t, one(t, d, 42).Err)
+		time.Sleep(time.Second)
+		var peers []peer.ID
+		for _, p := range w.table.Providers(42, time.Now()) {
+			peers = append(peers, p.Peer)
+		}
+		require.Equal(t, []peer.ID{"a", "b"}, peers)
+	})
+}
+
 func TestPing_LateAnswerOfAPeerThatMissedItsPingIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		w.provide(42, after(3*time.Second, identity), "a")
 		w.table.Connected("a", time.Now())
-		w.pings["a"] = func(ctx context.Context) error { <-ctx.Done(); return endOf(ctx) }
+		w.do(func() { w.pings["a"] = silent })
 		a := one(t, d, 42)
 		require.NoError(t, a.Err, "an answer in time is never thrown away")
 		require.InDelta(t, 3, a.Attempts[0].Took.Seconds(), 0.01)
@@ -295,8 +345,8 @@ func TestShare_HalfOfWhatIsLeftThenAnotherIsAskedAndBothCount(t *testing.T) {
 		cfg.Hedge = false
 		w, d := newWorld(t, cfg)
 		w.provide(42, frozen, "a")
-		w.dht[42] = []peer.ID{"b"}
-		w.peers["b"] = after(time.Second, identity)
+		w.do(func() { w.dht[42] = []peer.ID{"b"} })
+		w.do(func() { w.peers["b"] = after(time.Second, identity) })
 		began := time.Now()
 		a := one(t, d, 42)
 		require.NoError(t, a.Err)
@@ -306,7 +356,7 @@ func TestShare_HalfOfWhatIsLeftThenAnotherIsAskedAndBothCount(t *testing.T) {
 
 		// The first answers after its share, before the second.
 		w.provide(43, after(3*time.Second, identity), "c")
-		w.dht[43] = []peer.ID{"a"}
+		w.do(func() { w.dht[43] = []peer.ID{"a"} })
 		a = one(t, d, 43)
 		require.NoError(t, a.Err)
 		require.Equal(t, "c", string(a.Peer))

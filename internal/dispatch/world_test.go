@@ -70,6 +70,13 @@ func (d *lockedDice) IntN(n int) int {
 	return d.r.IntN(n)
 }
 
+// do changes the world while others look at it.
+func (w *world) do(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
 // provide puts peers with a behaviour into the world and the registry.
 func (w *world) provide(id expert.ID, b behaviour, peers ...peer.ID) {
 	w.mu.Lock()
@@ -223,6 +230,12 @@ func after(delay time.Duration, b behaviour) behaviour {
 func frozen(ctx context.Context, _ *tensor.Dense, _ []expert.Pair) ([]expert.Result, error) {
 	<-ctx.Done()
 	return nil, endOf(ctx)
+}
+
+// silent misses a ping.
+func silent(ctx context.Context) error {
+	<-ctx.Done()
+	return endOf(ctx)
 }
 
 // endOf is what the protocol's client makes of a context's end.

@@ -31,8 +31,8 @@ const (
 	failuresToOpen = 3
 	// firstRest is short since a probe is a real call that may fail: one a second hurts nobody.
 	firstRest = time.Second
-	// maxRest: a host that comes back without a connection event is found again within half a minute.
-	maxRest = 30 * time.Second
+	// maxRest: one failed attempt in ten seconds costs little, and a host that is well again is back soon.
+	maxRest = 10 * time.Second
 	// restMemory: who did well for so long starts with firstRest again.
 	restMemory = 2 * time.Minute
 )
@@ -71,6 +71,11 @@ func (b *breaker) state(now tick) BreakerState {
 // allows tells whether a call may go through now.
 func (b *breaker) allows(now tick) bool {
 	return !b.open || (now >= b.until && !b.probing)
+}
+
+// early tells whether a probe may go through before the rest is over.
+func (b *breaker) early(now tick) bool {
+	return b.open && !b.probing && now-b.failedAt >= tick(lastResortRest)
 }
 
 // begin notes that a call goes through, and tells whether it is the probe.

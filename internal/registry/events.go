@@ -26,7 +26,7 @@ func (h *host) back(now tick) {
 	if h.breaker.ok() || h.draining {
 		h.revive(now)
 	}
-	h.draining, h.verdict, h.heard = false, Alive, now
+	h.draining, h.suspect, h.verdict, h.heard = false, false, Alive, now
 }
 
 // Disconnected notes that no connection to the peer is left. It is out of the choice at once, until it is connected again or a
@@ -64,14 +64,10 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 	if rtt > 0 {
 		smooth(&h.rtt, max(rtt.Seconds(), leastRTT), smoothing)
 	}
-	if h.verdict == Alive {
-		h.heard = at
-		return
-	}
-	if h.breaker.ok() {
+	if h.verdict != Alive && h.breaker.ok() {
 		h.revive(at)
 	}
-	h.verdict, h.heard = Alive, at
+	h.suspect, h.verdict, h.heard = false, Alive, at
 }
 
 // PingMissed notes that a peer with calls in flight is silent and missed its ping: nothing is known of it any more, and it rests until
@@ -81,9 +77,14 @@ func (t *Table) PingMissed(p peer.ID, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.hosts[p]
-	if h == nil || h.verdict == Unknown && h.breaker.open {
+	if h == nil {
 		return
 	}
+	if h.suspect {
+		h.breaker.trip(at) // a probe found it silent again
+		return
+	}
+	h.suspect = true
 	if h.verdict == Alive {
 		h.verdict = Unknown
 	}

@@ -22,6 +22,10 @@ type Query struct {
 	Digest expert.Digest // the weights that are meant; zero: those that unpinned calls use
 	Tried  []peer.ID     // left out
 	Shared []peer.ID     // peers that get other rows of the same batch: preferred, unless they are busier
+
+	// Desperate: nothing else is left to be done for the call. Then peers that missed a ping are asked, for they may merely be slow,
+	// and those whose breaker is open are probed before their rest is over.
+	Desperate bool
 }
 
 // Pick is a provider that was chosen. Its rows count as under way until it is reported.
@@ -87,7 +91,8 @@ const (
 	alike = 0.85
 	// frameCost: a frame of its own costs the caller and the host about so much, in seconds; rows that can share one may wait as long.
 	frameCost = 200e-6
-	// lastResortRest: when nobody else is left, a peer without connection is dialled again, but not on every call.
+	// lastResortRest: when nobody else is left, a peer without connection is dialled again and one that fails is probed, but not on
+	// every call.
 	lastResortRest = 250 * time.Millisecond
 	// diceFaces: shares are drawn to a thousandth.
 	diceFaces = 1000
@@ -118,7 +123,7 @@ func (p *provider) why(q *Query, digest expert.Digest, now tick) reason {
 		return open
 	case p.other(digest, now):
 		return other
-	case !h.breaker.allows(now), s != nil && !s.breaker.allows(now):
+	case !h.breaker.allows(now) && !(q.Desperate && h.suspect), s != nil && !s.breaker.allows(now):
 		return open
 	case h.rest > now:
 		return resting
@@ -185,8 +190,10 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 	if len(good) == 0 {
 		good = held
 	}
-	if len(good) == 0 {
-		good = e.lastResort(&q, digest, at, good)
+	for i := 0; i < len(e.providers) && len(good) == 0; i++ {
+		if p := &e.providers[i]; p.lastResort(&q, digest, at) {
+			good = append(good, p)
+		}
 	}
 	if len(good) == 0 {
 		err := none // only this copy is put on the heap
@@ -208,19 +215,20 @@ func (h *host) heldBack(now tick, dice Dice) bool {
 	return float64(dice.IntN(diceFaces)) >= diceFaces*max(share, leastShare)
 }
 
-// lastResort returns a peer that only lacks a connection: when nobody else is left, one dial costs less than giving up.
-func (e *entry) lastResort(q *Query, digest expert.Digest, now tick, list []*provider) []*provider {
-	for i := range e.providers {
-		p := &e.providers[i]
-		h, s := p.host, p.stats
-		if h.verdict == Dead && !h.breaker.probing && (h.undialed == 0 || now-h.undialed >= tick(lastResortRest)) &&
-			h.shut <= now && !h.draining && h.rest <= now &&
-			(s == nil || s.breaker.allows(now) && s.rest <= now) &&
-			!p.other(digest, now) && !slices.Contains(q.Tried, h.id) {
-			return append(list, p)
-		}
+// lastResort tells whether a provider that cannot be picked may be tried when nobody else is left: one that only lacks a connection,
+// since a dial costs less than giving up; for the desperate one that fails, by one call at a time.
+func (p *provider) lastResort(q *Query, digest expert.Digest, now tick) bool {
+	h, s := p.host, p.stats
+	if p.why(q, digest, now) != open || h.shut > now || h.draining || h.rest > now || s != nil && s.rest > now {
+		return false
 	}
-	return list
+	peerWell := h.breaker.allows(now)
+	if !peerWell && h.verdict == Dead {
+		peerWell = !h.breaker.probing && (h.undialed == 0 || now-h.undialed >= tick(lastResortRest))
+	} else if !peerWell {
+		peerWell = q.Desperate && h.breaker.early(now)
+	}
+	return peerWell && (s == nil || s.breaker.allows(now) || q.Desperate && s.breaker.early(now))
 }
 
 // choose draws two and takes the better one; see better.
@@ -266,8 +274,11 @@ func (t *Table) begin(e *entry, p *provider, digest expert.Digest, rows int, now
 	k := Pick{
 		Expert: e.id, Peer: h.id, Text: h.text, Digest: digest,
 		entry: e, host: h, stats: s, at: now, rows: int32(rows), work: float32(h.ahead(now)) + float32(rows),
-		Stale:     e.looked == 0 || now-e.looked >= tick(lookEvery),
-		probePeer: h.breaker.begin(), probeStats: s.breaker.begin(),
+		Stale:      e.looked == 0 || now-e.looked >= tick(lookEvery),
+		probeStats: s.breaker.begin(),
+	}
+	if !h.suspect || h.breaker.allows(now) {
+		k.probePeer = h.breaker.begin()
 	}
 	h.inflight++
 	s.inflight++

@@ -130,12 +130,12 @@ func (k Kind) reply() bool {
 // well notes that the peer answered. A peer that was thought gone starts slowly.
 func (h *host) well(probe bool, now tick) {
 	// What missed a ping and answers all the same is back. An answer of one whose connection is gone may have been on its way.
-	if probe || !h.breaker.open || h.verdict == Unknown {
+	if probe || !h.breaker.open || h.suspect && h.verdict != Dead {
 		if h.breaker.ok() {
 			h.revive(now)
 		}
 	}
-	h.heard, h.verdict = now, Alive
+	h.suspect, h.heard, h.verdict = false, now, Alive
 }
 
 // revive begins another life of a peer: what went wrong in the last one is explained by its end. It starts slowly, the more so the

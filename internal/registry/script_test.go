@@ -21,7 +21,7 @@ import (
 //	provide EXPERT PEER... [source=dht|static|cache]
 //	forget EXPERT PEER
 //	fallbacks EXPERT EXPERT... [hidden=N]    sets them, and prints those that may be used
-//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale]
+//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale] [desperate]
 //	report PEER KIND [took=D] [retry-after=D] [queued=N] [service=D] [digest=x] [hidden=N]    the peer's oldest pick
 //	connect|disconnect|drain|pong|miss PEER [rtt=D]
 //	blame EXPERT PEER | convict PEER
@@ -130,6 +130,7 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 	for _, p := range args["tried"] {
 		q.Tried = append(q.Tried, peer.ID(p))
 	}
+	_, q.Desperate = args["desperate"]
 	for _, p := range args["shared"] {
 		q.Shared = append(q.Shared, peer.ID(p))
 	}
@@ -251,7 +252,7 @@ func split(d *datadriven.TestData) ([]string, map[string][]string) {
 	for _, a := range d.CmdArgs {
 		if len(a.Vals) == 0 {
 			args[a.Key] = nil
-			if a.Key != "stale" && a.Key != "draining" {
+			if a.Key != "stale" && a.Key != "desperate" && a.Key != "draining" {
 				names = append(names, a.Key)
 			}
 			continue

@@ -178,7 +178,7 @@ func p99(sorted []time.Duration) time.Duration { return sorted[len(sorted)*99/10
 func TestSimulation_UnequalReplicas(t *testing.T) {
 	calls := 40_000
 	if raceEnabled {
-		calls = 4_000 // too few for a p99 to be judged by; the table has one lock, and it is taken
+		calls = 4_000 // too few to judge a p99 by
 	}
 	for _, callers := range []int{1, 4, 16} {
 		for _, spread := range []bool{false, true} {

@@ -133,6 +133,7 @@ type host struct {
 	experts   int    // providers that name it
 	connected bool
 	draining  bool // it said good-bye
+	suspect   bool // it missed a ping, and gave no sign of life since
 	verdict   Verdict
 
 	// Invariant: both are sums over the picks that are not reported yet.
