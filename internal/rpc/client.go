@@ -209,7 +209,8 @@ func (c *Client) refillSoon(ls *lines) {
 
 // refill opens a stream, makes sure by a ping that it works, and leaves it in the pool. A failure is the next call's to find.
 func (c *Client) refill(ctx context.Context, ls *lines) {
-	if !c.pool.wants(ls) {
+	held := c.pool.wants(ls)
+	if held == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, refillTimeout)
@@ -217,14 +218,14 @@ func (c *Client) refill(ctx context.Context, ls *lines) {
 	x := exchange{peer: ls.peer, request: wire.Request{Op: wire.OpPing}, noDial: true}
 	l, err := c.open(ctx, &x)
 	if err != nil {
-		ls.release()
+		held.release()
 		return
 	}
 	if whole, _ := c.attempt(ctx, l, &x); !whole {
-		c.pool.drop(ls, l, codeCancelled)
+		c.pool.drop(ls, held, l, codeCancelled)
 		return
 	}
-	c.pool.put(ls, l, time.Now())
+	c.pool.put(ls, held, l, time.Now())
 }
 
 // readError says why a reply could not be read to its end.

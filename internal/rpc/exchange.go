@@ -40,7 +40,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
 		return &ExchangeError{Peer: x.peer, Step: opDial, Err: endOf(ctx)}
 	}
-	ls, err := c.pool.acquire(ctx, x.peer)
+	ls, held, err := c.pool.acquire(ctx, x.peer, x.request.Op)
 	if err != nil {
 		return &ExchangeError{Peer: x.peer, Step: opDial, Err: err}
 	}
@@ -49,7 +49,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 	for {
 		if l == nil {
 			if l, err = c.open(ctx, x); err != nil {
-				ls.release()
+				held.release()
 				return &ExchangeError{Peer: x.peer, Step: opDial, Err: err}
 			}
 		}
@@ -59,7 +59,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 		}
 		whole, err := c.attempt(ctx, l, x)
 		if whole {
-			c.pool.put(ls, l, time.Now())
+			c.pool.put(ls, held, l, time.Now())
 			return err
 		}
 		pooled := !l.fresh
@@ -71,7 +71,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 			if errors.Is(err, expert.ErrBadReply) {
 				code = codeMalformed
 			}
-			c.pool.drop(ls, l, code)
+			c.pool.drop(ls, held, l, code)
 			c.refillSoon(ls)
 			return err
 		}

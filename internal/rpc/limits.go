@@ -65,8 +65,8 @@ func (c ServerConfig) MaxReservation() int64 {
 // ClientConfig says how a caller keeps its streams.
 type ClientConfig struct {
 	Limits wire.Limits
-	// StreamsPerPeer is how many exchanges run at one peer at once; further ones wait. It is under the host's own limit, where a
-	// stream that was cancelled here may still count for a moment.
+	// StreamsPerPeer is how many calls run at one peer at once; further ones wait, pings do not. It is under the host's own limit,
+	// where a stream that was cancelled here may still count for a moment.
 	StreamsPerPeer int
 	// Peers is to how many peers open streams are kept; those used longest ago give way.
 	Peers int

@@ -9,6 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/kwaai/kwaaid/internal/wire"
 )
 
 // pool keeps open streams to peers. Safe for concurrent use.
@@ -26,10 +28,10 @@ type pool struct {
 // lines are the streams to one peer.
 type lines struct {
 	peer peer.ID
-	// slots holds a token for each stream in use or being opened.
-	slots chan struct{}
+	// work and signals hold a token for each stream that is in use or being opened: calls, and what must not wait behind them.
+	work, signals chan struct{}
 
-	// Guarded by pool.mu. Invariant: len(idle) + len(slots) <= cap(slots), so at most cap(slots) streams are open.
+	// Guarded by pool.mu. A stream is opened only when none is idle, so no more are open than the two hold tokens.
 	idle    []*line // used last, last
 	burnt   int     // streams that were dropped and not replaced yet
 	evicted bool    // no longer in the pool: what comes back is closed
@@ -46,33 +48,43 @@ func newPool(h host.Host, cfg ClientConfig, m *Metrics) (*pool, error) {
 	return p, err
 }
 
-// acquire waits until the peer may be sent one more request. It is answered by one put or drop of what get returns, or by one
-// release.
-func (p *pool) acquire(ctx context.Context, id peer.ID) (*lines, error) {
+// maxSignals is how many pings and goodbyes are under way to one peer beside its calls.
+const maxSignals = 4
+
+// slot is a token of a peer's, to be given back once.
+type slot chan struct{}
+
+func (s slot) release() { <-s }
+
+// acquire waits until the peer may be sent one more request. The slot is answered by one release, or by one put or drop of a stream
+// that was used under it. A ping does not wait behind calls: it is to find out why they take so long.
+func (p *pool) acquire(ctx context.Context, id peer.ID, op wire.Op) (*lines, slot, error) {
 	p.mu.Lock()
 	ls, found := p.peers.Get(id)
 	if !found {
-		ls = &lines{peer: id, slots: make(chan struct{}, p.cfg.StreamsPerPeer)}
+		ls = &lines{peer: id, work: make(chan struct{}, p.cfg.StreamsPerPeer), signals: make(chan struct{}, maxSignals)}
 		p.peers.Add(id, ls)
 	}
 	doomed := p.doomed
 	p.doomed = nil
 	p.mu.Unlock()
 	p.close(doomed)
+	tokens := ls.work
+	if op == wire.OpPing || op == wire.OpGoodbye {
+		tokens = ls.signals
+	}
 	select {
-	case ls.slots <- struct{}{}:
-		return ls, nil
+	case tokens <- struct{}{}:
+		return ls, tokens, nil
 	default:
 	}
 	select {
-	case ls.slots <- struct{}{}:
-		return ls, nil
+	case tokens <- struct{}{}:
+		return ls, tokens, nil
 	case <-ctx.Done():
-		return nil, endOf(ctx)
+		return nil, nil, endOf(ctx)
 	}
 }
-
-func (ls *lines) release() { <-ls.slots }
 
 // reuse returns the idle stream that was used last, or nil. Streams whose connection has ended are left out.
 func (p *pool) reuse(ls *lines, now time.Time) *line {
@@ -114,7 +126,7 @@ func (p *pool) open(ctx context.Context, id peer.ID) (*line, error) {
 }
 
 // put gives back a stream on which nothing is under way.
-func (p *pool) put(ls *lines, l *line, now time.Time) {
+func (p *pool) put(ls *lines, held slot, l *line, now time.Time) {
 	l.fresh, l.idle = false, now
 	p.mu.Lock()
 	keep := !p.closed && !ls.evicted
@@ -122,35 +134,35 @@ func (p *pool) put(ls *lines, l *line, now time.Time) {
 		ls.idle = append(ls.idle, l)
 	}
 	p.mu.Unlock()
-	ls.release()
+	held.release()
 	if !keep {
 		p.close([]*line{l})
 	}
 }
 
 // drop ends a stream on which something may be under way.
-func (p *pool) drop(ls *lines, l *line, code network.StreamErrorCode) {
+func (p *pool) drop(ls *lines, held slot, l *line, code network.StreamErrorCode) {
 	l.abort(code)
 	p.metrics.clientStream(-1)
 	p.mu.Lock()
-	ls.burnt = min(ls.burnt+1, cap(ls.slots))
+	ls.burnt = min(ls.burnt+1, cap(ls.work))
 	p.mu.Unlock()
-	ls.release()
+	held.release()
 }
 
-// wants takes a slot to open a stream in the place of one that was dropped, if no call has done so, and tells whether it did.
-func (p *pool) wants(ls *lines) bool {
+// wants takes a slot to open a stream in the place of one that was dropped, if no call has done so; nil if it need not be.
+func (p *pool) wants(ls *lines) slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || ls.evicted || ls.burnt == 0 || len(ls.idle)+len(ls.slots) >= cap(ls.slots) {
-		return false
+	if p.closed || ls.evicted || ls.burnt == 0 || len(ls.idle)+len(ls.work) >= cap(ls.work) {
+		return nil
 	}
 	select {
-	case ls.slots <- struct{}{}:
+	case ls.work <- struct{}{}:
 		ls.burnt--
-		return true
+		return ls.work
 	default:
-		return false
+		return nil
 	}
 }
 
@@ -170,7 +182,7 @@ func (p *pool) sweep(now time.Time) {
 		}
 		clear(ls.idle[len(kept):])
 		ls.idle = kept
-		if len(kept) == 0 && len(ls.slots) == 0 {
+		if len(kept) == 0 && len(ls.work) == 0 && len(ls.signals) == 0 {
 			p.peers.Remove(id)
 		}
 	}

@@ -68,6 +68,8 @@ func TestPool_GivesUpWaitingWithItsCaller(t *testing.T) {
 	defer cancel()
 	_, err := s.client.Call(ctx, s.host.ID(), ramp(1, 8), all(7), codec.F32)
 	require.ErrorIs(t, err, expert.ErrTimeout)
+	_, err = s.client.Ping(within(t), s.host.ID())
+	require.NoError(t, err, "a ping does not wait behind calls")
 	close(s.handler.hold)
 	require.NoError(t, <-first)
 }
