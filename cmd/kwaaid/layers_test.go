@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,12 +70,12 @@ func fixtureDirs(t testing.TB, patterns ...string) []string {
 // configFile writes a configuration whose list under key holds one entry for each directory, with more behind its checkpoint.
 func configFile(t testing.TB, key string, dirs []string, more string) string {
 	t.Helper()
-	text := key + ":\n"
+	lines := []string{key + ":"}
 	for _, d := range dirs {
-		text += "  - {checkpoint: " + d + more + "}\n"
+		lines = append(lines, "  - {checkpoint: "+d+more+"}")
 	}
 	path := filepath.Join(t.TempDir(), "kwaaid.yaml")
-	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	require.NoError(t, os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600))
 	return path
 }
 
@@ -93,7 +94,7 @@ func startSpread(t testing.TB, dirs []string) spread {
 		var mine []string
 		for e := range 64 {
 			if e%spreadHosts == n || (e+1)%spreadHosts == n {
-				mine = append(mine, fmt.Sprint(e))
+				mine = append(mine, strconv.Itoa(e))
 			}
 		}
 		args := []string{"--config", configFile(t, "experts", dirs, `, experts: "`+strings.Join(mine, ",")+`"`)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -270,12 +271,7 @@ func TestForward_AQuorumDoesNotWaitForStragglers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l, d := smallLayer(t)
-				for e, v := range c.delay {
-					d.delay[e] = v
-				}
-				for e, v := range c.fail {
-					d.fail[e] = v
-				}
+				d.delay, d.fail = c.delay, c.fail
 				start := time.Now()
 				out, err := l.Forward(t.Context(), d, moe.Call{
 					X: rowsOf(append(smallRow(0, 1), smallRow(0, 2)...), 2, 4), KMin: 1, AfterKMin: 100 * time.Millisecond,
@@ -396,12 +392,12 @@ func TestMetrics_CountWhatLayersDo(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			key := f.GetName()
+			key := []string{f.GetName()}
 			for _, label := range m.GetLabel() {
-				key += " " + label.GetValue()
+				key = append(key, label.GetValue())
 			}
 			if v := m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount()); v != 0 {
-				got[key] = v
+				got[strings.Join(key, " ")] = v
 			}
 		}
 	}
