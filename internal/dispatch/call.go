@@ -337,7 +337,7 @@ func (c *call) run(ex *exchange) (again []int) {
 
 // over returns why the call has to end; nil while there is time.
 func (c *call) over(now time.Time) error {
-	if err := c.ctx.Err(); err != nil && err != context.DeadlineExceeded { //nolint:errorlint // a context's Err is one of two values
+	if err := c.ctx.Err(); err != nil && err != context.DeadlineExceeded {
 		return fmt.Errorf("%w: the caller gave up after %v", expert.ErrCancelled, now.Sub(c.began).Round(time.Microsecond))
 	}
 	if c.ctx.Err() != nil || !now.Before(c.deadline) {
@@ -412,7 +412,7 @@ func (c *call) complete(i int) Answer {
 	a := c.answers[i]
 	a.Attempts = c.tasks[i].attempts
 	if a.Err != nil {
-		failed := *(a.Err.(*expert.CallError)) //nolint:errorlint,forcetypeassert // fail made it
+		failed := *a.Err.(*expert.CallError) //nolint:errorlint,forcetypeassert // fail made it
 		failed.Attempts = a.Attempts
 		a.Err = &failed
 	}

@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"errors"
 	"math"
 	"slices"
 	"sync"
@@ -440,7 +439,7 @@ func TestCall_ColdLayerSharesExchangesToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())
 		var pairs []expert.Pair
-		for id := expert.ID(0); id < 64; id++ {
+		for id := range expert.ID(64) {
 			w.announce(id, identity, "peer-a")
 			pairs = append(pairs, expert.Pair{Expert: id})
 		}
@@ -498,7 +497,7 @@ func TestCall_ClosingEndsWalksBehindCalls(t *testing.T) {
 		d.Close()
 		d.Close()
 		require.Zero(t, time.Since(began))
-		require.True(t, errors.Is(d.ctx.Err(), context.Canceled))
+		require.ErrorIs(t, d.ctx.Err(), context.Canceled)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/rs/zerolog"
 	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/expert"
@@ -61,8 +62,30 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 	for _, k := range checks {
 		c.d.checkBehind(k)
 	}
+	for k := range ex.items {
+		if ex.items[k].err != nil {
+			c.d.logFailure(ex, k, err != nil, now)
+		}
+	}
 	c.tell()
 	return again
+}
+
+// logFailure logs an attempt that failed: at debug, since another host is asked; what an operator should look into, louder.
+func (d *Dispatcher) logFailure(ex *exchange, k int, whole bool, now time.Time) {
+	it := &ex.items[k]
+	level, message := zerolog.DebugLevel, "an attempt failed"
+	switch kindOf(it.err, whole) {
+	case registry.Garbled:
+		level, message = zerolog.WarnLevel, "a host breaks the protocol and is shut out for a while"
+	case registry.Mismatch:
+		level, message = zerolog.InfoLevel, "a host has other weights under the same name"
+	case registry.Suspect:
+		level, message = zerolog.WarnLevel, "a host answers with NaN or Inf, another is asked"
+	default:
+	}
+	d.log.WithLevel(level).Str("peer", it.pick.Text).Stringer("expert", ex.pairs[k].Expert).Str("op", opOf(it.err)).
+		Dur("took", now.Sub(ex.began)).Err(it.err).Msg(message)
 }
 
 // note writes down how an attempt went, for the caller, the registry and the metrics.
@@ -90,8 +113,7 @@ func (c *call) note(ex *exchange, it *item, r *expert.Result, load expert.Load, 
 	case registry.Answered:
 		o.Digest, o.Hidden = r.Digest, c.hidden
 	case registry.Overloaded:
-		var full *expert.OverloadedError
-		if errors.As(it.err, &full) {
+		if full, ok := errors.AsType[*expert.OverloadedError](it.err); ok {
 			o.RetryAfter = full.RetryAfter
 		}
 	case registry.Mismatch:

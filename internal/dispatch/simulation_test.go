@@ -11,10 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"gorgonia.org/tensor"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/kwaai/kwaaid/internal/expert"
 )

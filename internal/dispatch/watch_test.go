@@ -14,13 +14,13 @@ import (
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
-// learn makes calls until the expert's usual time is known.
-func learn(t *testing.T, w *world, d *Dispatcher, id expert.ID) {
+// learn makes calls until the usual time of expert-42 is known.
+func learn(t *testing.T, w *world, d *Dispatcher) {
 	t.Helper()
 	for range 25 {
-		require.NoError(t, one(t, d, id).Err)
+		require.NoError(t, one(t, d, 42).Err)
 	}
-	_, known := w.table.Slow(id, 1)
+	_, known := w.table.Slow(42, 1)
 	require.True(t, known)
 }
 
@@ -36,7 +36,7 @@ func TestHedge_SecondHostIsAskedWhenTheFirstIsSlowerThanUsual(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		usual := after(10*time.Millisecond, identity)
 		w.provide(42, usual, "fast")
-		learn(t, w, d, 42)
+		learn(t, w, d)
 		var cancelled time.Time
 		w.provide(42, func(ctx context.Context, _ *tensor.Dense, _ []expert.Pair) ([]expert.Result, error) {
 			<-ctx.Done()
@@ -71,7 +71,7 @@ func TestHedge_FirstAnswerWinsWhicheverItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		w.provide(42, after(10*time.Millisecond, identity), "a")
-		learn(t, w, d, 42)
+		learn(t, w, d)
 		w.provide(42, after(13*time.Millisecond, identity), "b")
 		w.provide(42, after(time.Hour, identity), "c")
 		for range 30 {
@@ -179,7 +179,7 @@ func TestPing_FrozenHostIsFoundOutAndAnotherAsked(t *testing.T) {
 		w.provide(42, after(time.Millisecond, identity), "a", "b")
 		w.table.Connected("a", time.Now())
 		w.table.Connected("b", time.Now())
-		learn(t, w, d, 42)
+		learn(t, w, d)
 		freeze := func(p peer.ID) {
 			w.do(func() {
 				w.peers[p] = frozen
@@ -368,7 +368,7 @@ func TestDeadline_HurriedCallsAreNobodysFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		w.provide(42, after(10*time.Millisecond, identity), "a")
-		learn(t, w, d, 42)
+		learn(t, w, d)
 		for range 20 {
 			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}, Timeout: time.Millisecond})
 			require.NoError(t, err)

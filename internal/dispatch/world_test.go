@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -107,12 +108,12 @@ func (w *world) host(id expert.ID, state expert.State) {
 func (w *world) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []expert.Pair, _ codec.DType) ([]expert.Result, expert.Load, error) {
 	w.mu.Lock()
 	b := w.peers[p]
-	line := string(p) + ":"
+	line := []string{string(p) + ":"}
 	for _, pair := range pairs {
-		line += " " + pair.Expert.String()
+		line = append(line, pair.Expert.String())
 	}
 	if !w.forgetful {
-		w.asked = append(w.asked, line)
+		w.asked = append(w.asked, strings.Join(line, " "))
 	}
 	w.mu.Unlock()
 	if b == nil {

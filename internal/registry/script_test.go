@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -330,5 +329,5 @@ func TestLimits_ValidateReportsAll(t *testing.T) {
 func TestNoneError_CountsTheReasons(t *testing.T) {
 	err := error(&NoneError{Expert: 42, Known: 3, Tried: 1, Open: 2})
 	require.EqualError(t, err, "of 3 providers of expert-42 none is left: 1 tried, 2 out of reach or failing")
-	require.True(t, errors.Is(err, ErrNone))
+	require.ErrorIs(t, err, ErrNone)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func (q *queueing) play(seed uint64) (took []time.Duration, got []int) {
 	for i := range tables {
 		tables[i] = New(DefaultLimits(), start)
 		for h := range q.speeds {
-			tables[i].AddProvider(42, peer.ID(fmt.Sprint(h)), DHT, start)
+			tables[i].AddProvider(42, peer.ID(strconv.Itoa(h)), DHT, start)
 		}
 	}
 	type job struct {

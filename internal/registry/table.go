@@ -319,15 +319,16 @@ func (t *Table) removeAt(e *entry, i int) {
 // touch returns the expert's entry, made if need be, as the most recently used one.
 func (t *Table) touch(id expert.ID) *entry {
 	e := t.experts[id]
-	if e == nil {
+	switch e {
+	case nil:
 		if len(t.experts) >= t.limits.Experts {
 			t.forget(t.newest.newer)
 		}
 		e = &entry{id: id}
 		t.experts[id] = e
-	} else if e == t.newest {
+	case t.newest:
 		return e
-	} else {
+	default:
 		t.unlink(e)
 	}
 	if t.newest == nil {

@@ -22,7 +22,7 @@ func TestExpert_IsWhatTheListSaysOfIt(t *testing.T) {
 	}}}, start)
 	one, ok := table.Expert(42, start)
 	require.True(t, ok)
-	require.Equal(t, table.Experts(start), []ExpertView{one})
+	require.Equal(t, []ExpertView{one}, table.Experts(start))
 	require.Equal(t, 2, one.Providers)
 	require.Equal(t, 64, one.Hidden)
 }
