@@ -80,6 +80,16 @@ func (c *Client) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-c.pool.untidy:
+				c.pool.tidy()
+			}
+		}
+	})
+	g.Go(func() error {
 		sweep := time.NewTicker(c.cfg.IdleTimeout / 4)
 		defer sweep.Stop()
 		for {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -29,10 +30,11 @@ var longAgo = time.Unix(1, 0)
 // line is a stream with its read buffer. One exchange at a time uses it.
 type line struct {
 	network.Stream
-	r      *bufio.Reader
-	cancel func()    // aborts the line because its caller has given up
-	fresh  bool      // no exchange has ended well on it yet
-	idle   time.Time // since when it rests in the pool
+	r       *bufio.Reader
+	aborted atomic.Bool
+	cancel  func()    // aborts the line because its caller has given up
+	fresh   bool      // no exchange has ended well on it yet
+	idle    time.Time // since when it rests in the pool
 }
 
 func newLine(st network.Stream) *line {
@@ -41,8 +43,13 @@ func newLine(st network.Stream) *line {
 	return l
 }
 
-// abort ends the line at once. A write that waits for a connection that does not move is not woken by a reset, but by a deadline.
+// abort ends the line at once; only the first call does anything. A write that waits for a connection that does not move is not
+// woken by a reset, but by a deadline. On such a connection the reset itself may take until the connection is given up, so who
+// was woken must not wait for it.
 func (l *line) abort(code network.StreamErrorCode) {
+	if l.aborted.Swap(true) {
+		return
+	}
 	_ = l.SetDeadline(longAgo)
 	_ = l.ResetWithError(code)
 }

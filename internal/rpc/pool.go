@@ -21,8 +21,10 @@ type pool struct {
 
 	mu     sync.Mutex
 	peers  *simplelru.LRU[peer.ID, *lines]
-	doomed []*line // of peers that gave way; closed outside the lock
+	doomed []*line // to be closed by tidy: on a connection that does not move, a close takes its time, which no call shall wait
 	closed bool    // nothing is kept any more
+
+	untidy chan struct{} // tells that doomed is not empty; one place
 }
 
 // lines are the streams to one peer.
@@ -38,11 +40,11 @@ type lines struct {
 }
 
 func newPool(h host.Host, cfg ClientConfig, m *Metrics) (*pool, error) {
-	p := &pool{host: h, cfg: cfg, metrics: m}
+	p := &pool{host: h, cfg: cfg, metrics: m, untidy: make(chan struct{}, 1)}
 	var err error
 	p.peers, err = simplelru.NewLRU(cfg.Peers, func(_ peer.ID, ls *lines) {
 		ls.evicted = true
-		p.doomed = append(p.doomed, ls.idle...)
+		p.doom(ls.idle...)
 		ls.idle = nil
 	})
 	return p, err
@@ -65,10 +67,7 @@ func (p *pool) acquire(ctx context.Context, id peer.ID, op wire.Op) (*lines, slo
 		ls = &lines{peer: id, work: make(chan struct{}, p.cfg.StreamsPerPeer), signals: make(chan struct{}, maxSignals)}
 		p.peers.Add(id, ls)
 	}
-	doomed := p.doomed
-	p.doomed = nil
 	p.mu.Unlock()
-	p.close(doomed)
 	tokens := ls.work
 	if op == wire.OpPing || op == wire.OpGoodbye {
 		tokens = ls.signals
@@ -89,22 +88,20 @@ func (p *pool) acquire(ctx context.Context, id peer.ID, op wire.Op) (*lines, slo
 // reuse returns the idle stream that was used last, or nil. Streams whose connection has ended are left out.
 func (p *pool) reuse(ls *lines, now time.Time) *line {
 	var l *line
-	var ended []*line
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for l == nil && len(ls.idle) > 0 {
 		last := len(ls.idle) - 1
 		l, ls.idle[last] = ls.idle[last], nil
 		ls.idle = ls.idle[:last]
 		if l.Conn().IsClosed() || now.Sub(l.idle) > p.cfg.IdleTimeout {
-			ended = append(ended, l)
+			p.doom(l)
 			l = nil
 		}
 	}
 	if l == nil && ls.burnt > 0 {
 		ls.burnt-- // the caller opens one
 	}
-	p.mu.Unlock()
-	p.close(ended)
 	return l
 }
 
@@ -129,14 +126,16 @@ func (p *pool) open(ctx context.Context, id peer.ID) (*line, error) {
 func (p *pool) put(ls *lines, held slot, l *line, now time.Time) {
 	l.fresh, l.idle = false, now
 	p.mu.Lock()
-	keep := !p.closed && !ls.evicted
-	if keep {
+	if p.closed || ls.evicted {
+		p.doom(l)
+	} else {
 		ls.idle = append(ls.idle, l)
 	}
+	closed := p.closed
 	p.mu.Unlock()
 	held.release()
-	if !keep {
-		p.close([]*line{l})
+	if closed {
+		p.tidy() // nobody else does any more
 	}
 }
 
@@ -166,16 +165,16 @@ func (p *pool) wants(ls *lines) slot {
 	}
 }
 
-// sweep closes the streams that nobody used for the idle timeout or whose connection has ended, and forgets peers without any.
+// sweep dooms the streams that nobody used for the idle timeout or whose connection has ended, and forgets peers without any.
 func (p *pool) sweep(now time.Time) {
-	var ended []*line
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, id := range p.peers.Keys() {
 		ls, _ := p.peers.Peek(id)
 		kept := ls.idle[:0]
 		for _, l := range ls.idle {
 			if l.Conn().IsClosed() || now.Sub(l.idle) > p.cfg.IdleTimeout {
-				ended = append(ended, l)
+				p.doom(l)
 			} else {
 				kept = append(kept, l)
 			}
@@ -186,8 +185,6 @@ func (p *pool) sweep(now time.Time) {
 			p.peers.Remove(id)
 		}
 	}
-	p.mu.Unlock()
-	p.close(ended)
 }
 
 // shut closes what is idle, now and from now on.
@@ -195,15 +192,29 @@ func (p *pool) shut() {
 	p.mu.Lock()
 	p.closed = true
 	p.peers.Purge()
+	p.mu.Unlock()
+	p.tidy()
+}
+
+// doom has streams closed soon. Called with mu held.
+func (p *pool) doom(ls ...*line) {
+	if len(ls) == 0 {
+		return
+	}
+	p.doomed = append(p.doomed, ls...)
+	select {
+	case p.untidy <- struct{}{}:
+	default:
+	}
+}
+
+// tidy closes the streams that are doomed: their hosts read the end of the stream, and know that nothing was lost.
+func (p *pool) tidy() {
+	p.mu.Lock()
 	doomed := p.doomed
 	p.doomed = nil
 	p.mu.Unlock()
-	p.close(doomed)
-}
-
-// close ends idle streams: the host reads the end of the stream, and knows that nothing was lost.
-func (p *pool) close(idle []*line) {
-	for _, l := range idle {
+	for _, l := range doomed {
 		if err := l.Close(); err != nil {
 			_ = l.Reset()
 		}
