@@ -89,6 +89,9 @@ func (c *call) seek(i int) bool {
 			t.hands--
 			return false
 		case over != nil:
+			if soonest := t.asking.none.Soonest; soonest > 0 { // it waited for room
+				over = fmt.Errorf("%w: %w", over, &expert.OverloadedError{RetryAfter: soonest})
+			}
 			return c.giveUp(i, over)
 		case t.refused != nil:
 			return c.giveUp(i, t.refused)
