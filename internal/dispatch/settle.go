@@ -146,7 +146,7 @@ func (c *call) tooLong(it *item, took time.Duration) bool {
 	if !known {
 		return took >= longWithoutHistory
 	}
-	return took >= max(muchTooLong*usual, longWithoutHistory/10)
+	return took >= max(muchTooLong*usual, longWithoutHistory/4)
 }
 
 // weigh decides what follows from an attempt's end for its task, which is not decided yet.

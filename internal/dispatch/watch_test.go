@@ -83,6 +83,25 @@ func TestHedge_FirstAnswerWinsWhicheverItIs(t *testing.T) {
 	})
 }
 
+func TestHedge_HostThatGotSlowIsAskedLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, quiet())
+		w.provide(42, after(10*time.Millisecond, identity), "a", "b")
+		learn(t, w, d)
+		w.do(func() { w.peers["a"] = after(time.Second, identity); w.asked = nil })
+		for range 200 {
+			require.NoError(t, one(t, d, 42).Err)
+		}
+		first := 0
+		for _, line := range w.asked {
+			if line == "a: expert-42" {
+				first++
+			}
+		}
+		require.Less(t, first, 20, "its answers never come, but that they do not is learned")
+	})
+}
+
 func TestHedge_WithoutHistoryItIsCautious(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, quiet())

@@ -95,7 +95,7 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 		}
 		k.probeStats = false
 		if o.Kind == TimedOut {
-			k.cut(o.Took)
+			k.cut(o.Took, at)
 		}
 	case Broken:
 		h.fail(k.at, at, k.probePeer)
@@ -109,7 +109,7 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 	case Garbled:
 		h.shutOut(shutFirst, shutMost, at)
 	case Cancelled:
-		k.cut(o.Took)
+		k.cut(o.Took, at)
 	case Suspect, Refused: // nothing is known yet; nothing is wrong with the host
 	}
 	h.breaker.release(k.probePeer)
@@ -234,7 +234,7 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	}
 	smooth(&h.rtt, beside, weight)
 	smooth(&s.service, max(took-float64(h.rtt), 0)/max(float64(k.work), 1), smoothing)
-	s.at = now
+	s.at, s.learned = now, now
 
 	if o.Hidden > 0 {
 		k.entry.hidden, k.entry.proven = uint32(o.Hidden), true
@@ -243,7 +243,14 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 }
 
 // cut learns from a call without an answer that it took longer than this.
-func (k *Pick) cut(took time.Duration) { k.entry.quantile(int(k.rows)).cut(took.Seconds()) }
+func (k *Pick) cut(took time.Duration, now tick) {
+	k.entry.quantile(int(k.rows)).cut(took.Seconds())
+	perRow := (took.Seconds() - float64(k.host.rtt)) / max(float64(k.work), 1)
+	if s := k.stats; s.service > 0 && perRow > float64(s.service) {
+		smooth(&s.service, perRow, smoothing)
+		s.learned = now
+	}
+}
 
 // quantile returns the estimate for calls of so many rows.
 func (e *entry) quantile(rows int) *quantile {

@@ -118,6 +118,7 @@ type stats struct {
 	latency                float32 // seconds; smoothed, of answers
 	service                float32 // seconds per row as seen from here; smoothed
 	at                     tick    // of the last answer
+	learned                tick    // when service was learned last
 	health                 health
 	breaker                breaker
 	rest                   tick   // it does not have the expert ready; until then

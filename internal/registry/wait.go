@@ -40,7 +40,7 @@ func (p *provider) rttGuess() guess {
 // serviceGuess is the time that one row takes: as seen from here with this expert, else as the host says of all its experts.
 func (p *provider) serviceGuess(now tick) guess {
 	if p.stats != nil && p.stats.service > 0 {
-		return guess{float64(p.stats.service), faded(now-p.stats.at, estimateHalfLife)}
+		return guess{float64(p.stats.service), faded(now-p.stats.learned, estimateHalfLife)}
 	}
 	if p.host.service > 0 {
 		return guess{float64(p.host.service), faded(now-p.host.loadAt, estimateHalfLife)}
