@@ -20,6 +20,9 @@ GENERATED := proto configs internal/kernel
 # RACE=auto takes the race detector where there is a C compiler; RACE=always fails without one.
 RACE ?= auto
 
+PYTHON     ?= python3
+PYTHON_ENV := examples/transformers/.venv
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -52,6 +55,12 @@ race: ## the same, and fail where there is no C compiler
 .PHONY: e2e
 e2e: build ## the end-to-end tests, on bin/kwaaid
 	KWAAID_BINARY=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 10m ./cmd/kwaaid
+
+.PHONY: python
+python: build ## the Python client and its tests, in a virtual environment of their own; needs Python 3.10 and a package index
+	test -d $(PYTHON_ENV) || $(PYTHON) -m venv $(PYTHON_ENV)
+	$(PYTHON_ENV)/bin/python -m pip install --quiet --editable 'examples/transformers[test]'
+	cd examples/transformers && KWAAID_BINARY=$(CURDIR)/$(BIN) .venv/bin/python -m pytest $(PYTEST)
 
 .PHONY: bench
 bench: build ## protocol and DHT, each figure beside its limit; at last two processes beside a bare echo

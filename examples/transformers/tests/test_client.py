@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from fake_node import Asked, Refusal, serve
 
 import kwaai_client as kwaai
+from fake_node import Asked, Refusal, serve
 from kwaai_client import BF16, Experts
 
 
@@ -150,9 +150,9 @@ def test_errors_have_a_type_a_code_and_a_status(status, code, kind, builtin):
 
 
 def test_an_answer_of_a_proxy_is_an_error_by_its_status():
-    with serve(lambda _: Refusal(503, b"<html>no backend</html>")) as node, Experts(node.url) as experts:
-        with pytest.raises(kwaai.NotReady, match="no backend"):
-            experts.call("7", np.ones(4))
+    page = Refusal(503, b"<html>no backend</html>")
+    with serve(lambda _: page) as node, Experts(node.url) as experts, pytest.raises(kwaai.NotReady, match="no backend"):
+        experts.call("7", np.ones(4))
 
 
 def test_an_overloaded_swarm_is_asked_again_while_there_is_time():
@@ -225,9 +225,8 @@ def test_another_node_is_asked_when_the_first_is_gone():
 )
 def test_a_reply_that_is_none_is_a_bad_reply(body, length):
     headers = {"Inference-Header-Content-Length": length} if length else {}
-    with serve(lambda _: Refusal(200, body, headers)) as node, Experts(node.url) as experts:
-        with pytest.raises(kwaai.BadReply):
-            experts.call("7", np.ones(4))
+    with serve(lambda _: Refusal(200, body, headers)) as node, Experts(node.url) as experts, pytest.raises(kwaai.BadReply):
+        experts.call("7", np.ones(4))
 
 
 def test_outputs_as_json_are_read_too():

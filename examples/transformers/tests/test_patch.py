@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fake_node import Asked, Refusal, serve
 
 import kwaai_client as kwaai
+from fake_node import Asked, Refusal, serve
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2, "vocab_size": 32}
 
@@ -117,7 +117,7 @@ def test_gradients_are_refused_and_forward_passes_are_not(swarm):
     kwaai.patch(model, node.url)
     loss = model(IDS, labels=IDS).loss
     assert loss.item() > 0
-    with pytest.raises(kwaai.GradientsUnsupported, match="tiny/1.*no_grad"):
+    with pytest.raises(kwaai.GradientsUnsupported, match=r"tiny/1.*no_grad"):
         loss.backward()
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from nodes import FIXTURES, Node
 
 import kwaai_client as kwaai
 from kwaai_client import Experts
+from nodes import FIXTURES, Node
 
 DIRECTORY = FIXTURES / "tiny-mixtral-text"
 FACTS = json.loads((DIRECTORY / "fixture.json").read_text())
@@ -134,6 +134,6 @@ def test_errors_of_real_nodes_have_their_types(nodes):
             experts.call("tiny-mixtral-text/1/0", np.full(128, np.nan))
         with pytest.raises(kwaai.DigestMismatch):
             experts.call("tiny-mixtral-text/1/0", np.zeros(128), digest="ab" * 32)
-        with pytest.raises(kwaai.InvalidArgument, match="digits|rows|k"):
+        with pytest.raises(kwaai.InvalidArgument, match=r"expected \[2, k\]"):
             experts.layer("tiny-mixtral-text/1", np.zeros((2, 128)), np.zeros((1, 2), int), np.zeros((1, 2)))
         assert experts.call("tiny-mixtral-text/1/0", np.zeros(128)).shape == (128,)

@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -57,7 +57,7 @@ class Experts:
         experts: Array | None = None,
         weights: Array | None = None,
         *,
-        outputs: Iterable[str] = ("hidden_states",),
+        outputs: Sequence[str] = ("hidden_states",),
         timeout: float | None = None,
         **parameters: Any,
     ) -> Reply:
@@ -83,7 +83,7 @@ class Experts:
         name: str,
         inputs: Mapping[str, Array],
         *,
-        outputs: Iterable[str] = (),
+        outputs: Sequence[str] = (),
         timeout: float | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Reply:
@@ -245,7 +245,8 @@ class _Body:
 
     def all(self) -> bytes:
         """Reads the rest, which is a document."""
-        chunks, size = [], 0
+        chunks: list[bytes] = []
+        size = 0
         while True:
             self._sock.settimeout(_left(self._deadline))
             chunk = self._response.read(1 << 16)

@@ -18,7 +18,7 @@ from .errors import BadReply
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # How each datatype lies in memory. numpy has no bfloat16: its bits travel as uint16.
-_DTYPES = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "INT64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "INT64": np.dtype("<i8")}
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,12 @@ def _prepare(value: Any) -> tuple[str, np.ndarray]:
     return datatype, np.ascontiguousarray(array, dtype=_DTYPES[datatype])
 
 
-def encode(
-    inputs: Mapping[str, Any], outputs: Iterable[str], parameters: Mapping[str, Any]
-) -> tuple[bytes, list[memoryview]]:
+def encode(inputs: Mapping[str, Any], outputs: Iterable[str], parameters: Mapping[str, Any]) -> tuple[bytes, list[memoryview]]:
     """The JSON of a request and the bytes that follow it, which share the inputs' memory where they can."""
     described, behind = [], []
     for name, value in inputs.items():
         datatype, array = _prepare(value)
-        described.append(
-            {"name": name, "datatype": datatype, "shape": list(array.shape), "parameters": {"binary_data_size": array.nbytes}}
-        )
+        described.append({"name": name, "datatype": datatype, "shape": list(array.shape), "parameters": {"binary_data_size": array.nbytes}})
         behind.append(_raw(array))
     document: dict[str, Any] = {"inputs": described, "parameters": {"binary_data_output": True, **parameters}}
     if wanted := [{"name": name, "parameters": {"binary_data": True}} for name in outputs]:
@@ -98,7 +94,7 @@ def encode(
     return json.dumps(document, separators=(",", ":")).encode(), behind
 
 
-def decode(text: bytes, read: Callable[[memoryview], None], available: int) -> Reply:
+def decode(text: bytes | bytearray, read: Callable[[memoryview], None], available: int) -> Reply:
     """The reply whose JSON is text. ``read`` fills a buffer with what follows, of which there are ``available`` bytes."""
     try:
         document = json.loads(text)

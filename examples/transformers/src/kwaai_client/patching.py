@@ -41,10 +41,11 @@ _Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class _TopK:
     """The experts of nearly all families: called with rows, the chosen experts and their weights, each [rows, k]."""
 
-    def __init__(self, experts: nn.Module) -> None:
-        self.count = experts.num_experts
+    def __init__(self, experts: Any) -> None:
+        self.count: int = experts.num_experts
 
-    def ask(self, ask: _Ask, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def ask(self, ask: _Ask, *inputs: torch.Tensor) -> torch.Tensor:
+        hidden, index, weights = inputs
         rows = hidden.reshape(-1, hidden.shape[-1])
         index, weights = index.reshape(-1, index.shape[-1]), weights.reshape(-1, weights.shape[-1])
         nobody = (index < 0) | (index >= self.count)  # a choice past the last expert is transformers' "none"
@@ -58,7 +59,8 @@ class _TopK:
 class _OneHot(_TopK):
     """switch_transformers: the choice is a mask [rows, 1, experts], all zero where the row was dropped."""
 
-    def ask(self, ask: _Ask, hidden: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def ask(self, ask: _Ask, *inputs: torch.Tensor) -> torch.Tensor:
+        hidden, mask, weights = inputs
         index = mask.argmax(-1).masked_fill(mask.sum(-1) == 0, -1)
         return super().ask(ask, hidden, index, weights)
 
@@ -69,9 +71,10 @@ class _OneHot(_TopK):
 
 
 class _Every(_TopK):
-    """llama4: every expert is given a copy of all rows, times their weights for it; most of these are zero, and so is what comes of them."""
+    """llama4: each expert is given a copy of all rows, times their weights for it. Where a weight is zero, so is the output."""
 
-    def ask(self, ask: _Ask, hidden: torch.Tensor) -> torch.Tensor:
+    def ask(self, ask: _Ask, *inputs: torch.Tensor) -> torch.Tensor:
+        (hidden,) = inputs
         rows = hidden.reshape(-1, hidden.shape[-1])
         used = rows.ne(0).any(-1).nonzero().squeeze(-1)
         index = (used // (len(rows) // self.count))[:, None]
