@@ -96,6 +96,17 @@ func streamError(err error) error {
 	}
 }
 
+// isStale tells whether an exchange may have failed because its stream had ended before: without a byte of a reply, and without a
+// code that says that the host has seen the request.
+func isStale(err error) bool {
+	failed, ok := errors.AsType[*ExchangeError](err)
+	if !ok || failed.Step == opDecode || !errors.Is(err, expert.ErrReset) {
+		return false
+	}
+	reset, ok := errors.AsType[*network.StreamError](err)
+	return !ok || !reset.Remote || reset.ErrorCode < codeCancelled || reset.ErrorCode == codeIdle
+}
+
 // isUnsupported tells whether the peer lacks the protocol.
 func isUnsupported(err error) bool {
 	return errors.As(err, new(multistream.ErrNotSupported[protocol.ID]))

@@ -62,10 +62,7 @@ func (c *Client) run(ctx context.Context, x *exchange) error {
 			c.pool.put(ls, held, l, time.Now())
 			return err
 		}
-		pooled := !l.fresh
-		var failed *ExchangeError
-		stale := pooled && errors.As(err, &failed) && failed.Step != opDecode && errors.Is(err, expert.ErrReset) &&
-			(!l.Conn().IsClosed() || rest >= staleAfter)
+		stale := !l.fresh && isStale(err) && (!l.Conn().IsClosed() || rest >= staleAfter)
 		if !stale {
 			code := codeCancelled
 			if errors.Is(err, expert.ErrBadReply) {

@@ -105,13 +105,43 @@ func (p *pool) reuse(ls *lines, now time.Time) *line {
 	return l
 }
 
-// open opens a stream; ctx ends the attempt. The error matches a sentinel of package expert.
+// open opens a stream; ctx ends the wait for it. The error matches a sentinel of package expert.
+//
+// libp2p resets a stream that it could not finish to open, and on a connection that does not move that takes until the connection is
+// given up, at most 10 s. So a goroutine of its own does it, which ends with ctx otherwise.
 func (p *pool) open(ctx context.Context, id peer.ID) (*line, error) {
+	type opened struct {
+		l   *line
+		err error
+	}
+	done := make(chan opened)
+	go func() {
+		var o opened
+		o.l, o.err = p.dial(ctx, id)
+		select {
+		case done <- o:
+		case <-ctx.Done():
+			if o.l != nil {
+				o.l.abort(codeCancelled)
+				p.metrics.clientStream(-1)
+			}
+		}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil && ctx.Err() != nil {
+			return nil, endOf(ctx)
+		}
+		return o.l, o.err
+	case <-ctx.Done():
+		return nil, endOf(ctx)
+	}
+}
+
+// dial opens a stream, on a new connection if there is none.
+func (p *pool) dial(ctx context.Context, id peer.ID) (*line, error) {
 	st, err := p.host.NewStream(ctx, id, Protocol)
 	if err != nil {
-		if end := endOf(ctx); end != nil {
-			return nil, end
-		}
 		return nil, dialError(err)
 	}
 	if err := st.Scope().SetService(Service); err != nil {
