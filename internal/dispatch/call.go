@@ -79,6 +79,7 @@ type asked struct {
 	begun  int                // attempts
 	none   registry.NoneError // why nobody could be picked last
 	last   error              // of the last attempt that failed; nil: none did
+	unable []peer.ID          // hosts that cannot do it, whenever they are asked
 }
 
 // exchange is one request to one peer, or to this node, with one or more pairs.
@@ -170,7 +171,7 @@ func (c *call) begin(i int) {
 	t.rows = t.pair.RowCount(c.rows)
 	t.hands = 1
 	var err error
-	t.asking, err = c.ask(t.pair.Expert, t.pair.Digest, t.pair.Numerics)
+	t.asking, err = c.ask(t.pair.Expert, t.pair.Digest)
 	t.asking.tried = t.triedBuffer[:0]
 	if err != nil {
 		c.fail(i, err)
@@ -178,7 +179,7 @@ func (c *call) begin(i int) {
 }
 
 // ask settles which weights of an expert are meant, and whether this node has them. The error matches expert.ErrInvalidArgument.
-func (c *call) ask(id expert.ID, digest expert.Digest, numerics string) (asked, error) {
+func (c *call) ask(id expert.ID, digest expert.Digest) (asked, error) {
 	a := asked{id: id, digest: digest}
 	h, hosted := c.d.local.Has(id)
 	if !hosted || h.Digest.IsZero() {
@@ -193,7 +194,7 @@ func (c *call) ask(id expert.ID, digest expert.Digest, numerics string) (asked, 
 	if h.Hidden != c.hidden {
 		return a, fmt.Errorf("%w: %s takes rows of %d, found rows of %d", expert.ErrInvalidArgument, id, h.Hidden, c.hidden)
 	}
-	a.here = h.State == expert.StateReady && sameNumerics(numerics, h.Numerics)
+	a.here = h.State == expert.StateReady // in whatever numerics: it says so itself when it lacks those that are wanted
 	return a, nil
 }
 

@@ -507,3 +507,35 @@ func TestConfig_ValidateReportsAll(t *testing.T) {
 	require.ErrorContains(t, err, "timeout")
 	require.ErrorContains(t, err, "max_retries")
 }
+
+func TestCall_AHostThatCannotDoItIsNotAskedAgain(t *testing.T) {
+	for name, sentinel := range map[string]error{"too large": expert.ErrTooLarge, "unimplemented": expert.ErrUnimplemented} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, d := newWorld(t, DefaultConfig())
+				w.provide(42, refuses(sentinel), "peer-a", "peer-b")
+				a := one(t, d, 42)
+				require.ErrorIs(t, a.Err, sentinel)
+				require.Len(t, a.Attempts, 2, "one at each host")
+				requireNothingUnderWay(t, w)
+			})
+		})
+	}
+}
+
+func TestCall_ThisNodeSaysItselfWhichNumericsItsExpertHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.host(42, expert.StateReady)
+		w.local = func(_ context.Context, x *tensor.Dense, pairs []expert.Pair) ([]expert.Result, error) {
+			results := answerWith(x, pairs, func(v float32) float32 { return v })
+			results[0].Numerics = "tile-1" // it can do more than the order that it is listed with
+			return results, nil
+		}
+		answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42, Numerics: "tile"}}, Codec: codec.F32})
+		require.NoError(t, err)
+		require.NoError(t, answers[0].Err)
+		require.Equal(t, WhereLocal, answers[0].Where)
+		require.Equal(t, "tile-1", answers[0].Numerics)
+	})
+}

@@ -179,7 +179,7 @@ func (c *call) fallBack(t *task, now time.Time) bool {
 		}
 		var next asked
 		var err error
-		c.unlocked(func(context.Context) { next, err = c.ask(id, expert.Digest{}, t.pair.Numerics) })
+		c.unlocked(func(context.Context) { next, err = c.ask(id, expert.Digest{}) })
 		if err != nil {
 			continue // it takes rows of another width
 		}
@@ -245,11 +245,11 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 	return true, nil
 }
 
-// forgive lets hosts that failed be asked again, as far as their breakers let them: not those that are still at it, and not those
-// whose answer is doubted.
+// forgive lets hosts that failed be asked again, as far as their breakers let them: not those that are still at it, not those whose answer
+// is doubted, and not those that cannot do it.
 func (c *call) forgive(i int) {
 	t := &c.tasks[i]
-	t.asking.tried = t.asking.tried[:0]
+	t.asking.tried = append(t.asking.tried[:0], t.asking.unable...)
 	for _, s := range t.suspects {
 		t.asking.tried = append(t.asking.tried, s.answer.Peer)
 	}
@@ -262,7 +262,8 @@ func (c *call) forgive(i int) {
 
 // settled tells whether another walk would change nothing: there are hosts, and they said what they have to say.
 func (c *call) settled(t *task) bool {
-	return len(t.suspects) > 0 || t.asking.none.Known > 0 && t.asking.none.Other == t.asking.none.Known
+	none := &t.asking.none
+	return len(t.suspects) > 0 || none.Known > 0 && none.Other+len(t.asking.unable) >= none.Known
 }
 
 // pause waits without the lock, or until nobody needs the search any more.

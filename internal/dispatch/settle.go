@@ -184,6 +184,10 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 		} else {
 			t.refused, t.refuser = it.err, ex.peer
 		}
+	case errors.Is(it.err, expert.ErrTooLarge), errors.Is(it.err, expert.ErrUnimplemented):
+		if ex.peer != "" {
+			asked.unable = append(asked.unable, ex.peer)
+		}
 	case errors.Is(it.err, expert.ErrOverloaded):
 		t.full = true
 		fallthrough
