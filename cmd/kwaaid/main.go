@@ -43,6 +43,7 @@ type cli struct {
 	Load        loadCmd        `cmd:"" help:"Have the node host more experts."`
 	Unload      unloadCmd      `cmd:"" help:"Have the node stop hosting an expert."`
 	Bench       benchCmd       `cmd:"" help:"Make load, and measure."`
+	Doctor      doctorCmd      `cmd:"" help:"Check everything that operators get wrong, and say what to do about it."`
 	Identity    identityCmd    `cmd:"" help:"Print the node's peer ID; make or import its key."`
 	Config      configCmd      `cmd:"" help:"Check a configuration file, or print the defaults."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Exit 0 when the node is ready (for containers)."`
