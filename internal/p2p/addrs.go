@@ -93,7 +93,7 @@ func (h *Host) noteInbound(c network.Conn) {
 func (h *Host) ListenAddrs() []ma.Multiaddr {
 	addrs, err := h.Network().InterfaceListenAddresses()
 	if err != nil { // the interfaces cannot be read: the addresses as they were given
-		return h.Network().ListenAddresses()
+		addrs = h.Network().ListenAddresses()
 	}
-	return addrs
+	return slices.DeleteFunc(slices.Clone(addrs), isRelay) // with relays libp2p lists a bare /p2p-circuit
 }

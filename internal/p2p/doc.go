@@ -5,6 +5,7 @@
 //	host.go      New, Run, Close; connected and disconnected peers, round trips
 //	listen.go    listening, and errors that name the address
 //	addrs.go     which addresses are announced; whether others can dial this node
+//	nat.go       relays, hole punching, UPnP, AutoNAT
 //	dial.go      the order of dials: TCP first
 //	transports.go TCP and QUIC: a dead peer is known by its refusal of TCP
 //	limits.go    connection manager and resource manager, every field set

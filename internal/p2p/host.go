@@ -195,49 +195,13 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 	return libp2p.New(append(opts, h.natOptions()...)...)
 }
 
-func (h *Host) natOptions() []libp2p.Option {
-	var opts []libp2p.Option
-	if h.nat.Relay {
-		opts = append(opts, libp2p.EnableRelay(), libp2p.EnableRelayService(), libp2p.EnableAutoRelayWithPeerSource(h.relayCandidates))
-	} else {
-		opts = append(opts, libp2p.DisableRelay())
-	}
-	if h.nat.HolePunching {
-		opts = append(opts, libp2p.EnableHolePunching())
-	}
-	if h.nat.UPnP {
-		opts = append(opts, libp2p.NATPortMap())
-	}
-	if h.nat.AutoNAT {
-		opts = append(opts, libp2p.EnableNATService(), libp2p.EnableAutoNATv2())
-	}
-	return opts
-}
-
-// relayCandidates offers the peers that we are connected to; libp2p tries which of them relay.
-func (h *Host) relayCandidates(ctx context.Context, n int) <-chan peer.AddrInfo {
-	out := make(chan peer.AddrInfo, n) // all fit: the send below never blocks
-	defer close(out)
-	select {
-	case <-h.made: // libp2p may ask before New has returned
-	case <-ctx.Done():
-		return out
-	}
-	for _, p := range h.Network().Peers() {
-		if len(out) == n || ctx.Err() != nil {
-			break
-		}
-		out <- h.Peerstore().PeerInfo(p)
-	}
-	return out
-}
-
-// NewStream opens a stream as libp2p does, but for a protocol of ours it dials even a peer whom libp2p would leave alone for 5 s to
-// 5 min because the last dial failed: our callers have a breaker that knows when to try again, and a host that comes back has to be
-// used within seconds.
+// NewStream opens a stream as libp2p does, but for a protocol of ours a relayed connection will do, and it dials even a peer whom
+// libp2p would leave alone for 5 s to 5 min because the last dial failed: our callers have a breaker that knows when to try again,
+// and a host that comes back has to be used within seconds.
 func (h *Host) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
 	if slices.ContainsFunc(ids, func(id protocol.ID) bool { return slices.Contains(h.ours, id) }) && h.Network().Connectedness(p) != network.Connected {
 		h.ForgetFailures(p)
+		ctx = network.WithAllowLimitedConn(ctx, "kwaai")
 	}
 	return h.Host.NewStream(ctx, p, ids...)
 }
