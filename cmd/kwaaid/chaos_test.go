@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -180,7 +181,7 @@ func TestChaos_HalfOfASwarmIsKilledAtOnce(t *testing.T) {
 	}
 	w := admit(t, care{specs: specs})
 	for i := range experts {
-		w.meet(fmt.Sprint(i), 3)
+		w.meet(strconv.Itoa(i), 3)
 	}
 	var mu sync.Mutex
 	var late []error // failures of calls that began a second after
@@ -191,9 +192,9 @@ func TestChaos_HalfOfASwarmIsKilledAtOnce(t *testing.T) {
 	for c := range clients {
 		g.Go(func() error {
 			for i := c; ctx.Err() == nil; i += 7 {
-				q := question{fmt.Sprint(i % experts), uint64(i) % seeds}
+				q := question{strconv.Itoa(i % experts), uint64(i) % seeds}
 				begun := time.Now()
-				res, _, err := w.caller.Client.Call(t.Context(), api.CallRequest{Name: q.expert, Rows: rowsAsked, Seed: q.seed})
+				res, _, err := w.caller.Client.Call(context.WithoutCancel(ctx), api.CallRequest{Name: q.expert, Rows: rowsAsked, Seed: q.seed})
 				mu.Lock()
 				calls++
 				switch {

@@ -75,7 +75,7 @@ func loadAll(t testing.TB, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // it was only read
+	defer c.Close()
 	choices, _, err := c.Select(nil, nil)
 	if err != nil {
 		return err

@@ -82,7 +82,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer c.Close() //nolint:errcheck // it was only read
+		defer c.Close()
 		for _, l := range c.Layers() {
 			for index := range min(l.Experts, 2) {
 				if one, err := l.Load(t.Context(), index, expert.Engine{Pool: pool}, nil); err == nil {

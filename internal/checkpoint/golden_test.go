@@ -67,7 +67,7 @@ func eachFixture(t *testing.T, run func(t *testing.T, dir string, f fixture, gol
 			require.NoError(t, json.Unmarshal(raw, &f))
 			golden, err := checkpoint.OpenFile(filepath.Join(dir, "golden.safetensors"))
 			require.NoError(t, err)
-			defer golden.Close() //nolint:errcheck // it was only read
+			defer golden.Close()
 			run(t, dir, f, golden)
 		})
 	}

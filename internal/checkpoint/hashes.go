@@ -54,7 +54,7 @@ func OpenHashes(path string) (*Hashes, error) {
 	}
 	var files map[string]*hashedFile
 	if json.Unmarshal(raw, &files) != nil {
-		return h, nil
+		files = nil // damaged: all of it can be computed again
 	}
 	for name, f := range files {
 		if f == nil || h.count+len(f.Sums) > maxHashes {

@@ -33,7 +33,7 @@ func TestOpenFile_ReadsWhatTheFormatAllows(t *testing.T) {
 			`"a":{"dtype":"I64","shape":[],"data_offsets":[8,16]},"none":{"dtype":"BF16","shape":[0,7],"data_offsets":[8,8]},`+
 			`"odd":{"dtype":"F4","shape":[6],"data_offsets":[16,19]}}   `, 19)))
 	require.NoError(t, err)
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	require.Equal(t, []string{"a", "b", "none", "odd"}, f.Names())
 	dtype, shape, err := f.Shape("b")
 	require.NoError(t, err)
@@ -117,7 +117,7 @@ func TestWrite_ComesBack(t *testing.T) {
 	require.NoError(t, checkpoint.WriteFile(path, tensors))
 	f, err := checkpoint.OpenFile(path)
 	require.NoError(t, err)
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	for _, name := range []string{"z", `"quoted" <ü>`} {
 		values, _, err := f.Float32s(name)
 		require.NoError(t, err)

@@ -43,6 +43,7 @@ func benchModel(s shape) *model {
 			w.Scales = slices.Repeat([]float32{1e-3}, (out+127)/128*w.ScaleStride)
 		case MXFP4:
 			w.Exponents = slices.Repeat([]byte{120}, out*in/32)
+		default: // no scales
 		}
 		return w
 	}

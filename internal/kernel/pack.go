@@ -48,15 +48,13 @@ func packMatrix(sources []source) (*matrix, error) {
 	widen := false
 	switch w.DType {
 	case F8E4M3:
-		m.block = w.BlockIn
-		if w.BlockIn >= m.in {
-			m.block = m.in
-		}
+		m.block = min(w.BlockIn, m.in)
 		if m.block%step != 0 { // no release has such blocks
 			m.dtype, m.block, widen = F32, block, true
 		}
 	case MXFP4:
 		m.block = mxBlock
+	default: // blocks of their own choice
 	}
 	m.chunk = max(chunkInputs/m.block, 1) * m.block
 	m.stride = m.dtype.bytes(m.in * panel)
@@ -70,6 +68,7 @@ func packMatrix(sources []source) (*matrix, error) {
 		m.scales = make([]float32, m.panels*m.blocks()*panel)
 	case MXFP4:
 		m.exps = make([]byte, m.panels*m.blocks()*panel)
+	default: // no scales
 	}
 	for p := range m.panels {
 		if err := m.packPanel(p, sources, width, widen); err != nil {

@@ -202,6 +202,7 @@ func (w *Weights) check(name string) error {
 		if last := (elements - 1) / mxBlock; len(w.Exponents) <= last {
 			return bad("%d exponents: expected %d", len(w.Exponents), last+1)
 		}
+	default: // nothing beside the elements
 	}
 	return nil
 }

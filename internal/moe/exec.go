@@ -119,8 +119,7 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 			q = newQuorum(out.Groups, routing.Rows, c.KMin)
 		}
 		if out.Answers, err = dispatchQuorum(ctx, d, batch, pairs, out.Groups, q, &c); err != nil {
-			_ = <-sharedErr // nothing is left behind
-			return nil, err
+			return nil, errors.Join(err, <-sharedErr) // nothing is left behind
 		}
 	}
 	if err := <-sharedErr; err != nil {

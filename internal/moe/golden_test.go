@@ -55,10 +55,10 @@ func eachLayer(t *testing.T, run func(t *testing.T, l layer)) {
 			require.NoError(t, json.Unmarshal(raw, &f))
 			golden, err := checkpoint.OpenFile(filepath.Join(dir, "golden.safetensors"))
 			require.NoError(t, err)
-			defer golden.Close() //nolint:errcheck // it was only read
+			defer golden.Close()
 			c, err := checkpoint.Open(dir)
 			require.NoError(t, err)
-			defer c.Close() //nolint:errcheck // it was only read
+			defer c.Close()
 			for _, at := range f.Layers {
 				from := c.Layer(at.Layer)
 				l := layer{golden: golden, prefix: at.Golden}

@@ -180,6 +180,7 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 		sBytes = 4 * consts.Half
 	case scaleExponent:
 		sBytes = consts.Half
+	case scaleNone:
 	}
 	if rows == 1 {
 		p.totals = []reg.VecPhysical{p.v(next), p.v(next + 1)}
@@ -232,6 +233,7 @@ func (p *product) addBlock(scale scaleKind, a, b reg.VecPhysical, sum func(r, i 
 			}
 		}
 		p.ADDQ(operand.U32(consts.Panel), regS)
+	case scaleNone:
 	}
 	for r := range p.rows {
 		for i := range 2 {

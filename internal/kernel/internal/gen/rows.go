@@ -49,6 +49,7 @@ func (m sequence) min(bound, v operand.Op) reg.VecVirtual {
 	m.VMINPS(v, bound, r)
 	return r
 }
+
 func (m sequence) max(bound, v operand.Op) reg.VecVirtual {
 	r := m.new()
 	m.VMAXPS(v, bound, r)
