@@ -71,7 +71,7 @@ func (s *Service) shouldServe() bool {
 	case ModeClient:
 		return false
 	}
-	if len(s.host.Network().ListenAddresses()) == 0 {
+	if !slices.ContainsFunc(s.host.Network().ListenAddresses(), hasIP) { // libp2p lists a bare /p2p-circuit for whoever can use relays
 		return false
 	}
 	return !s.meetsPublic() || s.reachability() == network.ReachabilityPublic
@@ -88,7 +88,9 @@ func (s *Service) meetsPublic() bool {
 	return slices.ContainsFunc(s.host.Network().Conns(), func(c network.Conn) bool { return isPublicIP(c.RemoteMultiaddr()) })
 }
 
-func isPublicIP(a ma.Multiaddr) bool {
+func hasIP(a ma.Multiaddr) bool {
 	_, err := manet.ToIP(a)
-	return err == nil && manet.IsPublicAddr(a)
+	return err == nil
 }
+
+func isPublicIP(a ma.Multiaddr) bool { return hasIP(a) && manet.IsPublicAddr(a) }
