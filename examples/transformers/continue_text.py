@@ -1,6 +1,6 @@
 """Continues a text with a Mixture-of-Experts model whose experts are in the swarm.
 
-    python continue_text.py MODEL [--url http://127.0.0.1:7575] [--prompt TEXT] [--tokens 64]
+    python continue_text.py MODEL [--url http://127.0.0.1:7575] [--prompt TEXT] [--tokens 64] [--own]
 
 MODEL is a directory or a name at huggingface.co, as for transformers.
 """
@@ -32,23 +32,28 @@ def main() -> None:
     parser.add_argument("--name", help="the model's name in the swarm (default: the last part of MODEL)")
     parser.add_argument("--prompt", default="import os\nimport sys\n\ndef main():\n    ")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", help="the arithmetic here: float32, bfloat16, or auto for the checkpoint's")
+    parser.add_argument("--own", action="store_true", help="the model's own experts instead of the swarm's, to compare")
     args = parser.parse_args()
 
     has_tokenizer = not Path(args.model).is_dir() or any(Path(args.model).glob("tokenizer*"))
     tokenizer = AutoTokenizer.from_pretrained(args.model) if has_tokenizer else Bytes()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).eval()
 
-    # This is all there is to it.
-    patched = kwaai.patch(model, args.url or "http://127.0.0.1:7575", name=args.name)
+    patched = None
+    if not args.own:
+        patched = kwaai.patch(model, args.url or "http://127.0.0.1:7575", name=args.name)  # this is all there is to it
 
     prompt = tokenizer.encode(args.prompt, return_tensors="pt")
     started = time.perf_counter()
     ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=args.tokens, do_sample=False)
     took = time.perf_counter() - started
     print(tokenizer.decode(ids[0], skip_special_tokens=True))
-    print(f"\n{ids.shape[1] - prompt.shape[1]} tokens in {took:.1f} s through {len(patched.layers)} layers; who answered:")
-    for peer, calls in patched.answered_by.most_common():
-        print(f"  {peer}  {calls} calls")
+    print(f"\n{ids.shape[1] - prompt.shape[1]} tokens in {took:.1f} s")
+    if patched:
+        print(f"{len(patched.layers)} layers; who answered:")
+        for peer, calls in patched.answered_by.most_common():
+            print(f"  {peer}  {calls} calls")
 
 
 if __name__ == "__main__":
