@@ -15,6 +15,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/kernel"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/registry"
+	"github.com/kwaai/kwaaid/internal/rpc"
 )
 
 // joinTimeout bounds how long a client waits for the first peer of the swarm.
@@ -57,7 +58,8 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 		return nil, err
 	}
 	table := registry.New(registry.DefaultLimits(), time.Now())
-	host, err := p2p.New(key, p2p.ClientConfig(), p2p.WithEvents(events(table)), p2p.WithUserAgent("kwaaid/"+version))
+	host, err := p2p.New(key, p2p.ClientConfig(), p2p.WithEvents(events(table)), p2p.WithUserAgent("kwaaid/"+version),
+		p2p.WithProtocols(p2p.Protocol{ID: rpc.Protocol, Service: rpc.Service}))
 	if err != nil {
 		return nil, err
 	}
