@@ -19,7 +19,7 @@ func (e *examination) clock() Check {
 		return failed(name, remedy, "it says %s, which is before this program was made (%s)", now.Format(time.RFC3339), e.Built.Format(time.RFC3339))
 	}
 	if e.checkup != nil {
-		if ahead := e.checkup.Time.Sub(time.Now()); ahead > clockSlack || ahead < -clockSlack {
+		if ahead := time.Until(e.checkup.Time); ahead > clockSlack || ahead < -clockSlack {
 			return failed(name, remedy, "the node's clock and that of this machine differ by %v", ahead.Abs().Round(time.Second))
 		}
 	}

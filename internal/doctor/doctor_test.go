@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -189,5 +190,5 @@ func TestExamine_WithoutANodeChecksWhatOneWouldMeet(t *testing.T) {
 	require.NoError(t, err)
 	c = Examine(t.Context(), p).named(t, "node")
 	require.False(t, c.OK)
-	require.Contains(t, c.Detail, fmt.Sprint(os.Getpid()))
+	require.Contains(t, c.Detail, strconv.Itoa(os.Getpid()))
 }

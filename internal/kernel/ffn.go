@@ -92,17 +92,16 @@ const (
 // call is one Forward: three phases, each of independent tasks. Its buffers are used again.
 type call struct {
 	schedule
-	ffn        *PackedFFN
-	set        *kernels
-	up, down   *products
-	y, x       []float32
-	rows       int
-	chunk      int // rows of a task
-	chunks     int
-	round      roundFunc // how activations become what the products take; nil: as they are
-	xs, hs     rowBuffer
-	scratch    [][]float32 // for each participant: totals of a chunk
-	convertAll bool
+	ffn      *PackedFFN
+	set      *kernels
+	up, down *products
+	y, x     []float32
+	rows     int
+	chunk    int // rows of a task
+	chunks   int
+	round    roundFunc // how activations become what the products take; nil: as they are
+	xs, hs   rowBuffer
+	scratch  [][]float32 // for each participant: totals of a chunk
 }
 
 // rowBuffer holds rows of activations as the products take them, in chunks of inputs: all rows' first chunk, then all rows' second, and so on, so

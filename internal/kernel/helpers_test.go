@@ -11,11 +11,10 @@ import (
 
 // model is a random FFN and what its weights stand for.
 type model struct {
-	ffn               FFN
-	gate, up, down    [][]float64 // [out][in]
-	hidden, inner     int
-	gated             bool
-	blockOut, blockIn int
+	ffn            FFN
+	gate, up, down [][]float64 // [out][in]
+	hidden, inner  int
+	gated          bool
 }
 
 // shape says what model newModel draws.

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -188,7 +187,7 @@ func TestProductsCoverAllFormats(t *testing.T) {
 					require.Zero(t, p.most)
 					continue
 				}
-				require.Positive(t, p.most, fmt.Sprintf("%v %v %v", path, Numerics(n), DType(d)))
+				require.Positive(t, p.most, "%v %v %v", path, Numerics(n), DType(d))
 			}
 		}
 	}

@@ -14,5 +14,5 @@ func maxFiles() int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return -1
 	}
-	return int(min(uint64(limit.Cur), math.MaxInt32))
+	return int(min(limit.Cur, math.MaxInt32)) // unsigned where it matters: infinity is the largest number
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func TestGenerate_GivesWhatIsCommitted(t *testing.T) {
 		require.NoError(t, err)
 		got, err := os.ReadFile(filepath.Join(dir, name))
 		require.NoError(t, err)
-		require.True(t, string(want) == string(got), "%s is not what the generator writes: run go generate ./internal/kernel", name)
+		require.True(t, bytes.Equal(want, got), "%s is not what the generator writes: run go generate ./internal/kernel", name)
 	}
 }
 

@@ -8,11 +8,11 @@ import (
 // allLimits writes loops that do nothing but what limits a product: read memory, multiply and add.
 func (t *target) allLimits() {
 	if !t.wide() {
-		t.begin("pause", "does nothing for a moment, and tells the CPU that it waits.", "", "", "")
+		t.begin("pause", "does nothing for a moment, and tells the CPU that it waits.", "", "")
 		t.PAUSE()
 		t.RET()
 	}
-	t.begin(t.name+"Read", "reads n times 512 bytes.", "p unsafe.Pointer, n int", "p *byte, n int", "")
+	t.begin(t.name+"Read", "reads n times 512 bytes.", "p unsafe.Pointer, n int", "p *byte, n int")
 	t.load("p", reg.RSI)
 	t.load("n", reg.RCX)
 	t.loop("read", reg.RCX, func() {
@@ -28,7 +28,7 @@ func (t *target) allLimits() {
 		sums = 12
 	}
 	arithmetic := func(name, doc string, do func(sum reg.VecPhysical)) {
-		t.begin(t.name+name, doc, "n int", "n int", "")
+		t.begin(t.name+name, doc, "n int", "n int")
 		t.load("n", reg.RCX)
 		for i := range sums + 2 {
 			if t.wide() {

@@ -46,7 +46,7 @@ func (p *product) x(r, k, size int) operand.Mem {
 
 // start begins the function: it loads parameters.
 func (p *product) start(name, doc string) {
-	p.begin(name, doc, productParams, productAvoParams, "")
+	p.begin(name, doc, productParams, productAvoParams)
 	p.load("c", regC)
 	p.load("w", regW)
 	p.load("s", regS)

@@ -88,6 +88,7 @@ func (m sequence) negate(a operand.Op) reg.VecVirtual   { return m.xor(a, m.bits
 func (m sequence) absolute(a operand.Op) reg.VecVirtual { return m.and(a, m.bits(^uint32(signBits))) }
 
 func (m sequence) addInt(a, b operand.Op) reg.VecVirtual { v := m.new(); m.VPADDD(b, a, v); return v }
+
 func (m sequence) subInt(a, b operand.Op) reg.VecVirtual { v := m.new(); m.VPSUBD(b, a, v); return v }
 
 func (m sequence) shiftLeft(a operand.Op, n uint8) reg.VecVirtual {
@@ -227,7 +228,7 @@ const (
 // rowsFunction writes a loop over rows; body gets the memory of a row of totals, of the bias, and of the row to write.
 func (t *target) rowsFunction(name, doc string, body func(c, bias, y operand.Mem)) string {
 	name = t.name + name
-	t.begin(name, doc, rowsParams, rowsAvoParams, "")
+	t.begin(name, doc, rowsParams, rowsAvoParams)
 	t.load("y", reg.RDI)
 	t.load("c", reg.RSI)
 	t.load("bias", reg.RDX)
@@ -293,7 +294,7 @@ func (t *target) allRows() {
 // rounding writes the conversions of activations: to float32 of bf16's accuracy, and to bf16.
 func (t *target) rounding(m sequence) {
 	function := func(name, doc string, size int, store func(v reg.VecVirtual, to operand.Mem)) {
-		t.begin(t.name+name, doc, "dst, src unsafe.Pointer, n int", "dst, src *byte, n int", "")
+		t.begin(t.name+name, doc, "dst, src unsafe.Pointer, n int", "dst, src *byte, n int")
 		t.load("dst", reg.RDI)
 		t.load("src", reg.RSI)
 		t.load("n", reg.RCX)

@@ -23,7 +23,7 @@ type target struct {
 }
 
 // stub is the declaration of a function in Go.
-type stub struct{ name, params, result, doc string }
+type stub struct{ name, params, doc string }
 
 // table is a Go function that returns some of the functions in order.
 type table struct {
@@ -65,11 +65,11 @@ func (t *target) v(i int) reg.VecPhysical {
 }
 
 // begin starts a function with the parameters of a product, of rows or of a limit, as Go declares them; pointers are *byte to avo.
-func (t *target) begin(name, doc, params, avoParams, result string) {
+func (t *target) begin(name, doc, params, avoParams string) {
 	t.Function(name)
 	t.Attributes(attr.NOSPLIT)
-	t.SignatureExpr("func(" + avoParams + ")" + result)
-	t.stubs = append(t.stubs, stub{name: name, params: params, result: result, doc: name + " " + doc})
+	t.SignatureExpr("func(" + avoParams + ")")
+	t.stubs = append(t.stubs, stub{name: name, params: params, doc: name + " " + doc})
 }
 
 // load loads a parameter into a register.
