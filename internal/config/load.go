@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -115,13 +116,18 @@ func (l *loader) readFile(path string) {
 		return
 	}
 	defer f.Close() //nolint:errcheck // it is only read
-	limited := &io.LimitedReader{R: f, N: maxFile + 1}
-	decoder := yaml.NewDecoder(limited)
-	var doc, second yaml.Node
-	switch err := decoder.Decode(&doc); {
-	case limited.N == 0:
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	switch {
+	case err != nil:
+		fail(0, "the configuration cannot be read: %v", err)
+		return
+	case len(text) > maxFile:
 		fail(0, "more than %v: is it a configuration?", Size(maxFile))
 		return
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var doc, second yaml.Node
+	switch err := decoder.Decode(&doc); {
 	case errors.Is(err, io.EOF):
 		return // an empty file leaves all as it is
 	case err != nil:
