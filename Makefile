@@ -68,6 +68,14 @@ bench: build ## protocol and DHT, each figure beside its limit; at last two proc
 	$(GO) test -run '^$$' -bench 'Find|Declare' ./internal/discovery
 	.ci/bench
 
+.PHONY: chaos
+chaos: build ## how long the slowest answer takes while the host in use is killed or frozen, ten times each, with and without load
+	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_MEASURE=1 $(GO) test -count=1 -timeout 30m -v -run 'TestMeasure' ./cmd/kwaaid
+
+.PHONY: soak
+soak: build ## ten minutes of calls while hosts come and go; no failure, no wrong answer, nothing left behind (SOAK=1h)
+	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak' ./cmd/kwaaid
+
 .PHONY: fuzz-smoke
 fuzz-smoke: ## every fuzz target for a few seconds (FUZZ=20s)
 	.ci/fuzz $(FUZZ)

@@ -15,10 +15,8 @@ import (
 
 // Faults is what a Proxy does to the bytes that it passes on. The zero value does nothing to them.
 type Faults struct {
-	// Delay holds up each piece that comes from the target, or only DelayShare of the pieces, 0 to 1; 0 counts as all. A piece is what one
-	// read yields: with one call at a time, an answer.
-	Delay      time.Duration
-	DelayShare float64
+	// Delay holds up each piece that comes from the target, one after the other. A piece is what one read yields.
+	Delay time.Duration
 	// Corrupt is the share of pieces, both ways, of which one bit is turned over.
 	Corrupt float64
 	// Hold keeps all pieces until it is no longer set, as a frozen process or a very long way does: connections stay, new ones are
@@ -185,7 +183,7 @@ func (p *Proxy) suffer(piece []byte, answers bool) bool {
 	for {
 		p.mu.Lock()
 		f, changed := p.faults, p.changed
-		late, broken, bit := f.DelayShare == 0 || p.dice.Float64() < f.DelayShare, p.dice.Float64() < f.Corrupt, p.dice.IntN(8*len(piece))
+		broken, bit := p.dice.Float64() < f.Corrupt, p.dice.IntN(8*len(piece))
 		p.mu.Unlock()
 		switch {
 		case f.Cut || f.Mute && answers:
@@ -204,7 +202,7 @@ func (p *Proxy) suffer(piece []byte, answers bool) bool {
 			p.corrupted++
 			p.mu.Unlock()
 		}
-		if answers && late && f.Delay > 0 {
+		if answers && f.Delay > 0 {
 			wait := time.NewTimer(f.Delay)
 			defer wait.Stop()
 			select {
