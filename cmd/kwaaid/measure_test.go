@@ -1,9 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -41,7 +41,7 @@ func TestMeasure_SlowestAnswerWhileTheHostInUseEnds(t *testing.T) {
 		t.Run(story.name, func(t *testing.T) {
 			var slowest []float64
 			for run := range measuredRuns {
-				t.Run(fmt.Sprint(run), func(t *testing.T) {
+				t.Run(strconv.Itoa(run), func(t *testing.T) {
 					w := admit(t, care{listen: everyListen, specs: threeReplicas()})
 					w.meet("7", 3)
 					r := w.asking(t, story.clients, 200, story.strike)
