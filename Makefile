@@ -82,7 +82,7 @@ fuzz-smoke: ## every fuzz target for a few seconds (FUZZ=20s)
 
 .PHONY: lint
 lint: ## golangci-lint, with the rules and reasons of .golangci.yml, and buf
-	$(TOOL) golangci-lint run
+	$(TOOL) golangci-lint run --allow-serial-runners
 	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
 
 .PHONY: fmt
