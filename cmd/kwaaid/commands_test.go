@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,6 +62,19 @@ func TestCommands_WithoutANodeSayHowToStartOne(t *testing.T) {
 		require.Equal(t, exitFailed, o.code, command)
 		require.NotNil(t, decode[failure](t, o).Error, command)
 		require.Contains(t, o.stderr, "no node at "+addr+"; start one with `kwaaid run`", command)
+	}
+}
+
+// In a container KWAAI_API says both where the node listens and whom the health check asks.
+func TestHealthcheck_AsksANodeThatListensOnAllAddresses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kwaaid.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("insecure: true\n"), 0o600))
+	host := launchNode(t, "--config", file, "--api", "0.0.0.0:0")
+	require.Eventually(t, func() bool { return kwaaid(t, "healthcheck", "--api", host.API).code == exitDone }, commandTimeout, 100*time.Millisecond)
+	_, port, err := net.SplitHostPort(host.API)
+	require.NoError(t, err)
+	for _, addr := range []string{"0.0.0.0:" + port, ":" + port} {
+		kwaaid(t, "healthcheck", "--api", addr).ok(t)
 	}
 }
 

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -73,18 +71,6 @@ func printReport(w io.Writer, r doctor.Report) {
 	default:
 		fmt.Fprintln(w, "\nNothing is wrong.")
 	}
-}
-
-// clientAddr is how a client on this machine reaches a node that listens at addr.
-func clientAddr(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
-	return addr
 }
 
 // built is when the commit was made that this program was made from; zero where the linker noted none.

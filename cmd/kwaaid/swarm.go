@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 
 	"gorgonia.org/tensor"
 
@@ -52,7 +54,19 @@ func (a *app) node() *api.Client {
 	if addr == "" {
 		addr = defaultAPI
 	}
-	return api.NewClient(addr, a.APIToken)
+	return api.NewClient(clientAddr(addr), a.APIToken)
+}
+
+// clientAddr is how a client on this machine reaches a node that listens at addr.
+func clientAddr(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
 }
 
 // checkNames refuses what is no NAME before anybody is asked.

@@ -118,6 +118,10 @@ func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 		return Readiness{}, err
 	}
 	defer resp.Body.Close()
+	// 503 brings the reasons; anything else is no answer to the question.
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
+		return Readiness{}, c.errorOf(resp)
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
 	if err != nil {
 		return Readiness{}, fmt.Errorf("reading /readyz of %s: %w", c.addr, err)
