@@ -85,6 +85,8 @@ type Pair struct {
 	Digest   Digest  // the weights that are meant; zero: whatever the host has
 	Numerics string  // the order of operations that is wanted; empty: whatever the host has
 	Rows     []int32 // indices into the batch, each within it; nil: all rows in order
+	// Weights, one for each of the pair's rows, allow the host to return a Sum in place of outputs; nil: the output is wanted.
+	Weights []float32
 }
 
 // RowCount returns how many rows of a batch of the given size the pair asks for.
@@ -95,9 +97,10 @@ func (p Pair) RowCount(batch int) int {
 	return len(p.Rows)
 }
 
-// Result is what became of a Pair. Exactly one of Output and Err is set.
+// Result is what became of a Pair. Exactly one of Output, Sum and Err is set.
 type Result struct {
 	Output   *tensor.Dense // [rows of the pair, hidden]
+	Sum      *Sum          // shared by all results of an exchange that are in it
 	Digest   Digest        // of the expert that answered
 	Numerics string        // how it computed
 	Err      error         // matches one of the status sentinels

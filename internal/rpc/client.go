@@ -124,8 +124,10 @@ func (r *Reply) Release() {
 	r.Results, r.outputs = nil, nil
 }
 
-// Call runs (expert, rows) pairs of x [rows, hidden] on one peer in one exchange; numbers travel as c says: F32, BF16 or F16. It
-// keeps no reference to x or pairs. The end of ctx ends the call at once, here and at the peer.
+// Call runs (expert, rows) pairs of x [rows, hidden] on one peer in one exchange; numbers travel as c says: F32, BF16 or F16. Rows of x
+// that no pair asks for are not sent. It keeps no reference to x or pairs. The end of ctx ends the call at once, here and at the peer.
+//
+// Either all pairs have weights, or none. With them the peer returns the sum of the outputs, which all results that are well share.
 //
 // An error means that no pair was answered: an *ExchangeError that matches ErrDialFailed, ErrReset, ErrTimeout, ErrCancelled or
 // ErrBadReply when the exchange failed, or a status with which the peer refused the request as a whole. Else every result holds
@@ -144,12 +146,15 @@ func (c *Client) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []e
 	}
 	e := exchange{
 		peer: p,
-		rows: [1][]float32{rows},
 		request: wire.Request{
-			Op: wire.OpForward, Traceparent: traceparentOf(ctx), Pairs: pairs,
+			Op: wire.OpForward, Traceparent: traceparentOf(ctx),
 			Input: wire.Tensor{Rows: len(rows) / hidden, Hidden: hidden, Codec: as},
 		},
 	}
+	if len(pairs) > 0 && pairs[0].Weights != nil {
+		e.request.Op = wire.OpSum
+	}
+	e.pack(rows, pairs)
 	if err := c.do(ctx, &e); err != nil {
 		return Reply{Load: e.reply.Load, Bytes: e.sent + e.received}, err
 	}

@@ -3,6 +3,8 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +77,85 @@ func TestCall_CarriesManyPairsWithAStatusEach(t *testing.T) {
 	require.ErrorIs(t, reply.Results[2].Err, expert.ErrNotFound)
 	require.ErrorContains(t, reply.Results[2].Err, "no such expert here")
 	require.Equal(t, x.Float32s(), reply.Results[3].Output.Float32s())
+}
+
+func TestCall_ReturnsASumWherePairsHaveWeights(t *testing.T) {
+	s := newSwarm(t, options{})
+	s.handler.refuse = func(_ int, p expert.Pair) error {
+		if p.Expert == 3 {
+			return expert.ErrNotReady
+		}
+		return nil
+	}
+	for _, rows := range []int{3, 6000} { // in one write, and in many
+		x := ramp(rows, 16)
+		everywhere := slices.Repeat([]float32{0.25}, rows)
+		pairs := []expert.Pair{
+			{Expert: 1, Rows: []int32{2, 0, 2}, Weights: []float32{1, 0.5, 2}}, {Expert: 3, Rows: []int32{1}, Weights: []float32{9}}, {Expert: 4, Weights: everywhere},
+		}
+		reply, err := s.client.Call(within(t), s.host.ID(), x, pairs, codec.F32)
+		require.NoError(t, err)
+		require.ErrorIs(t, reply.Results[1].Err, expert.ErrNotReady)
+		want := make([]float32, rows*16)
+		expert.AddWeighted(want, gather(x, pairs[0].Rows).Float32s(), pairs[0].Rows, pairs[0].Weights, 16)
+		expert.AddWeighted(want, x.Float32s(), nil, everywhere, 16)
+		for _, i := range []int{0, 2} {
+			require.NoError(t, reply.Results[i].Err)
+			require.Nil(t, reply.Results[i].Output)
+			require.Equal(t, digestOf(pairs[i].Expert), reply.Results[i].Digest)
+		}
+		require.Same(t, reply.Results[0].Sum, reply.Results[2].Sum)
+		require.Nil(t, reply.Results[0].Sum.Rows, "all rows")
+		require.Equal(t, want, reply.Results[0].Sum.Output.Float32s())
+	}
+	// Where nobody computes there is no sum.
+	reply, err := s.client.Call(within(t), s.host.ID(), ramp(1, 16), []expert.Pair{{Expert: 3, Weights: []float32{1}}}, codec.F32)
+	require.NoError(t, err)
+	require.ErrorIs(t, reply.Results[0].Err, expert.ErrNotReady)
+	require.Nil(t, reply.Results[0].Sum)
+	require.Equal(t, s.handler.admitted.Load(), s.handler.released.Load())
+	require.Equal(t, 1, streams(s.caller, s.host.ID()))
+}
+
+func TestCall_SendsOnlyTheRowsThatPairsAskFor(t *testing.T) {
+	s := newSwarm(t, options{})
+	const hidden = 1000
+	x := ramp(100, hidden)
+	for name, pairs := range map[string][]expert.Pair{
+		"one":       {{Expert: 1, Rows: []int32{99}}},
+		"apart":     {{Expert: 1, Rows: []int32{98, 3}}, {Expert: 2, Rows: []int32{3, 50}}},
+		"neighbors": {{Expert: 1, Rows: []int32{10, 11, 12}}, {Expert: 2, Rows: []int32{12, 13, 40}}},
+		"many":      {{Expert: 1, Rows: []int32{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44, 46, 48}}},
+	} {
+		distinct := map[int32]bool{}
+		answered := 0
+		for _, p := range pairs {
+			answered += len(p.Rows)
+			for _, r := range p.Rows {
+				distinct[r] = true
+			}
+		}
+		reply, err := s.client.Call(within(t), s.host.ID(), x, pairs, codec.F32)
+		require.NoError(t, err, name)
+		for i, p := range pairs {
+			require.Equal(t, gather(x, p.Rows).Float32s(), reply.Results[i].Output.Float32s(), name)
+		}
+		require.InDelta(t, 4*hidden*(len(distinct)+answered), reply.Bytes, 400, name)
+
+		for i := range pairs {
+			pairs[i].Weights = slices.Repeat([]float32{1 + float32(i)}, len(pairs[i].Rows))
+		}
+		reply, err = s.client.Call(within(t), s.host.ID(), x, pairs, codec.F32)
+		require.NoError(t, err, name)
+		sum := reply.Results[0].Sum
+		require.Equal(t, slices.Sorted(maps.Keys(distinct)), sum.Rows, name)
+		want := make([]float32, 100*hidden)
+		for _, p := range pairs {
+			expert.AddWeighted(want, gather(x, p.Rows).Float32s(), p.Rows, p.Weights, hidden)
+		}
+		require.Equal(t, gather(expert.NewRows(want, hidden), sum.Rows).Float32s(), sum.Output.Float32s(), name)
+		require.InDelta(t, 4*hidden*2*len(distinct), reply.Bytes, 600, name)
+	}
 }
 
 func TestCall_EndsAtOnceWhenCancelledAndStopsTheWork(t *testing.T) {

@@ -22,12 +22,14 @@ const staleAfter = time.Second
 type exchange struct {
 	peer        peer.ID
 	request     wire.Request
-	rows        [1][]float32 // the payload; nil where there is none
+	rows        [][]float32  // the payload, in pieces; nil where there is none
+	piece       [1][]float32 // room for rows
+	used        []int32      // the rows of the caller's batch that are sent; nil: all
 	noDial      bool         // do not connect for this
 	description int64        // greatest length of a description
 
 	reply    wire.Reply
-	outputs  *floats // of all results that are well, one behind the other; nil where there are none
+	outputs  *floats // of all results that are well, one behind the other, or their sum; nil where there are none
 	body     []byte  // a description as it came
 	sent     int64
 	received int64
@@ -130,7 +132,7 @@ func (c *Client) converse(l *line, s *scratch, x *exchange) (early bool, step st
 	if x.request.Input.Length() > smallFrame {
 		return c.converseLarge(l, s, x)
 	}
-	if x.sent, err = l.send(s, x.payload(), x.request.Input.Codec); err != nil {
+	if x.sent, err = l.send(s, x.rows, x.request.Input.Codec); err != nil {
 		return false, opSend, streamError(err)
 	}
 	step, err = c.readReply(l, s, x)
@@ -147,7 +149,7 @@ func (c *Client) converseLarge(l *line, s *scratch, x *exchange) (early bool, st
 			_ = l.SetWriteDeadline(longAgo) // ends a write that is still under way
 		}
 	}()
-	x.sent, err = l.send(s, x.payload(), x.request.Input.Codec)
+	x.sent, err = l.send(s, x.rows, x.request.Input.Codec)
 	<-read
 	switch {
 	case readErr != nil:
@@ -161,14 +163,6 @@ func (c *Client) converseLarge(l *line, s *scratch, x *exchange) (early bool, st
 		_ = l.SetWriteDeadline(time.Time{})
 		return err != nil, step, nil
 	}
-}
-
-// payload returns the rows that go out.
-func (x *exchange) payload() [][]float32 {
-	if x.rows[0] == nil {
-		return nil
-	}
-	return x.rows[:]
 }
 
 // readReply waits for the reply and reads its header.
@@ -193,7 +187,7 @@ func (x *exchange) wanted() wire.Wanted {
 // readPayload takes memory for what the header announces, which DecodeReply held against the request.
 func (c *Client) readPayload(l *line, x *exchange) error {
 	x.outputs, x.body = nil, nil
-	n := 0
+	n := x.reply.Sum.Elements()
 	for i := range x.reply.Results {
 		n += x.reply.Results[i].Output.Elements()
 	}
@@ -219,6 +213,10 @@ func (c *Client) readPayload(l *line, x *exchange) error {
 // results makes tensors of the outputs, in the order of the pairs.
 func (x *exchange) results() []expert.Result {
 	results := make([]expert.Result, len(x.reply.Results))
+	var sum *expert.Sum
+	if n := x.reply.Sum.Elements(); n > 0 {
+		sum = &expert.Sum{Output: x.outputs.tensor(0, n, x.reply.Sum.Hidden), Rows: x.used}
+	}
 	at := 0
 	for i := range x.reply.Results {
 		from, to := &x.reply.Results[i], &results[i]
@@ -226,10 +224,12 @@ func (x *exchange) results() []expert.Result {
 			to.Err = from.Status.Err(from.Message, from.RetryAfter)
 			continue
 		}
-		end := at + from.Output.Elements()
-		to.Output = x.outputs.tensor(at, end, from.Output.Hidden)
 		to.Digest, to.Numerics = from.Digest, from.Numerics
-		at = end
+		if to.Sum = sum; sum == nil {
+			end := at + from.Output.Elements()
+			to.Output = x.outputs.tensor(at, end, from.Output.Hidden)
+			at = end
+		}
 	}
 	return results
 }

@@ -54,7 +54,8 @@ func (l *line) abort(code network.StreamErrorCode) {
 	_ = l.ResetWithError(code)
 }
 
-// send writes a frame: its header, which stands in s.out, and rows as its payload. It returns the bytes sent.
+// send writes a frame: its header, which stands in s.out, and rows as its payload. It returns the bytes sent. Small pieces are gathered,
+// large ones are written as they are.
 func (l *line) send(s *scratch, rows [][]float32, c codec.DType) (int64, error) {
 	size := len(s.out)
 	for _, x := range rows {
@@ -67,15 +68,25 @@ func (l *line) send(s *scratch, rows [][]float32, c codec.DType) (int64, error) 
 		_, err := l.Write(s.out)
 		return int64(size), err
 	}
-	if _, err := l.Write(s.out); err != nil {
-		return 0, err
-	}
 	for _, x := range rows {
-		if err := wire.WriteRows(l, x, c); err != nil {
+		small := c.Size(len(x)) <= smallFrame/2
+		if len(s.out) > 0 && (!small || len(s.out)+c.Size(len(x)) > smallFrame) {
+			if _, err := l.Write(s.out); err != nil {
+				return 0, err
+			}
+			s.out = s.out[:0]
+		}
+		if small {
+			s.out = wire.AppendRows(s.out, x, c)
+		} else if err := wire.WriteRows(l, x, c); err != nil {
 			return 0, err
 		}
 	}
-	return int64(size), nil
+	if len(s.out) == 0 {
+		return int64(size), nil
+	}
+	_, err := l.Write(s.out)
+	return int64(size), err
 }
 
 // scratch is what an exchange borrows for its duration.

@@ -95,7 +95,7 @@ func (t *turn) answer(ctx context.Context) network.StreamErrorCode {
 		return t.refuse(err, payload)
 	}
 	switch t.request.Op {
-	case wire.OpForward:
+	case wire.OpForward, wire.OpSum:
 		return t.forward(ctx, payload)
 	case wire.OpDescribe:
 		return t.describe()
@@ -115,6 +115,9 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 	t.outcome.codec, t.outcome.rows = request.Input.Codec, request.Input.Rows
 	input := request.Input.Elements()
 	output := request.ReplyRows() * request.Input.Hidden
+	if request.Op == wire.OpSum {
+		output += input
+	}
 	if err := t.reserve(4 * (input + output)); err != nil {
 		return t.refuse(&expert.OverloadedError{RetryAfter: memoryRetry}, payload)
 	}
@@ -269,10 +272,31 @@ func (t *turn) replyResults(results []expert.Result) network.StreamErrorCode {
 			return t.fault(fmt.Errorf("the handler's output for %v: %w", request.Pairs[i].Expert, err))
 		}
 		to.Digest, to.Numerics = from.Digest, from.Numerics
-		to.Output = wire.Tensor{Rows: len(x) / request.Input.Hidden, Hidden: request.Input.Hidden, Codec: request.Input.Codec}
+		if request.Op == wire.OpForward {
+			to.Output = wire.Tensor{Rows: len(x) / request.Input.Hidden, Hidden: request.Input.Hidden, Codec: request.Input.Codec}
+		}
 		rows = append(rows, x)
 	}
+	if request.Op == wire.OpSum && len(rows) > 0 {
+		sum := t.server.floats.get(request.Input.Elements())
+		defer t.server.floats.put(sum)
+		t.addUp(sum.x, results, rows)
+		reply.Sum, rows = request.Input, append(rows[:0], sum.x)
+	}
 	return t.reply(reply, rows)
+}
+
+// addUp makes the sum of the outputs of the results that are well, in the order of the pairs.
+func (t *turn) addUp(sum []float32, results []expert.Result, outputs [][]float32) {
+	clear(sum)
+	for i := range results {
+		if results[i].Err != nil {
+			continue
+		}
+		pair := &t.request.Pairs[i]
+		expert.AddWeighted(sum, outputs[0], pair.Rows, pair.Weights, t.request.Input.Hidden)
+		outputs = outputs[1:]
+	}
 }
 
 // fault answers that this host has failed, and logs how.

@@ -34,6 +34,9 @@ func seeds(f *testing.F) {
 		good(),
 		&expertv1.Request{Op: expertv1.Op_OP_PING, TimeoutUs: 5_000_000, Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
 		&expertv1.Request{Op: expertv1.Op_OP_DESCRIBE},
+		&expertv1.Request{
+			Op: expertv1.Op_OP_SUM, Tensors: good().Tensors, Pairs: []*expertv1.Pair{{Expert: 7, Rows: []int32{0, 3}, Weights: []float32{0.5, -2}}},
+		},
 	} {
 		h, err := proto.Marshal(m)
 		if err != nil {
@@ -86,8 +89,16 @@ func FuzzDecodeRequest(f *testing.F) {
 }
 
 func FuzzDecodeReply(f *testing.F) {
+	fuzzReply(f, wire.OpForward)
+}
+
+func FuzzDecodeReplySum(f *testing.F) {
+	fuzzReply(f, wire.OpSum)
+}
+
+func fuzzReply(f *testing.F, op wire.Op) {
 	want := wire.Wanted{
-		Op: wire.OpForward, Rows: 4, Hidden: 8, Codec: codec.F32, Description: 1 << 20,
+		Op: op, Rows: 4, Hidden: 8, Codec: codec.F32, Description: 1 << 20,
 		Pairs: []expert.Pair{{Expert: 7, Rows: []int32{0, 3}}, {Expert: 8}},
 	}
 	for _, r := range []wire.Reply{
@@ -96,6 +107,7 @@ func FuzzDecodeReply(f *testing.F) {
 			{Digest: expert.Digest{1}, Numerics: "exact-1", Output: wire.Tensor{Rows: 2, Hidden: 8}}, {Status: wire.NotFound, Message: "no"},
 		}},
 		{Load: expert.Load{QueuedRows: 5, ServiceTime: 5}, Description: 500},
+		{Results: []wire.Result{{Digest: expert.Digest{1}, Numerics: "exact-1"}, {Status: wire.NotFound}}, Sum: wire.Tensor{Rows: 4, Hidden: 8}},
 	} {
 		f.Add(header(f, wire.AppendReply(nil, &r)))
 	}
@@ -113,9 +125,12 @@ func FuzzDecodeReply(f *testing.F) {
 			return
 		}
 		for i, result := range r.Results {
-			if out := result.Output; result.Status == wire.OK && (out.Rows != want.Pairs[i].RowCount(want.Rows) || out.Hidden != want.Hidden) {
+			if out := result.Output; op == wire.OpForward && result.Status == wire.OK && (out.Rows != want.Pairs[i].RowCount(want.Rows) || out.Hidden != want.Hidden) {
 				t.Fatalf("pair %d: %+v", i, out)
 			}
+		}
+		if n := r.Sum.Rows; n != 0 && (op != wire.OpSum || n != want.Rows || r.Sum.Hidden != want.Hidden) {
+			t.Fatalf("sum: %+v", r.Sum)
 		}
 		again, err := wire.DecodeReply(header(t, wire.AppendReply(nil, &r)), want)
 		if err != nil {

@@ -50,7 +50,7 @@ func requestProto(r wire.Request) *expertv1.Request {
 		m.Tensors = []*expertv1.Tensor{t}
 	}
 	for _, p := range r.Pairs {
-		to := &expertv1.Pair{Expert: uint64(p.Expert), Numerics: p.Numerics, Rows: p.Rows}
+		to := &expertv1.Pair{Expert: uint64(p.Expert), Numerics: p.Numerics, Rows: p.Rows, Weights: p.Weights}
 		if !p.Digest.IsZero() {
 			to.Digest = p.Digest[:]
 		}
@@ -62,6 +62,7 @@ func requestProto(r wire.Request) *expertv1.Request {
 func replyProto(r wire.Reply) *expertv1.Reply {
 	m := &expertv1.Reply{
 		Status: expertv1.Status(r.Status), Message: r.Message, RetryAfterUs: uint64(r.RetryAfter.Microseconds()), DescriptionLength: uint64(r.Description),
+		Sum: tensorProto(r.Sum),
 	}
 	if r.Load != (expert.Load{}) {
 		m.Load = &expertv1.Load{QueuedRows: uint32(r.Load.QueuedRows), ServiceTimeNs: uint64(r.Load.ServiceTime)}
@@ -94,14 +95,14 @@ func (d dice) digest() (digest expert.Digest) {
 func (d dice) text(words ...string) string { return words[d.IntN(len(words))] }
 
 func (d dice) request() wire.Request {
-	r := wire.Request{Op: wire.Op(1 + d.IntN(4))}
+	r := wire.Request{Op: wire.Op(1 + d.IntN(5))}
 	if d.IntN(2) == 0 {
 		r.Timeout = time.Duration(1+d.Int64N(1e9)) * time.Microsecond
 	}
 	if d.IntN(2) == 0 {
 		r.Traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	}
-	if r.Op != wire.OpForward {
+	if r.Op != wire.OpForward && r.Op != wire.OpSum {
 		return r
 	}
 	r.Input = wire.Tensor{Rows: 1 + d.IntN(300), Hidden: 1 + d.IntN(5000), Codec: codec.DType(d.IntN(3))}
@@ -109,6 +110,11 @@ func (d dice) request() wire.Request {
 		p := expert.Pair{Expert: expert.ID(d.Uint64() >> d.IntN(65)), Digest: d.digest(), Numerics: d.text("", "exact-1", "tile-2")}
 		for range d.IntN(40) {
 			p.Rows = append(p.Rows, int32(d.IntN(r.Input.Rows)))
+		}
+		for range p.RowCount(r.Input.Rows) {
+			if r.Op == wire.OpSum {
+				p.Weights = append(p.Weights, float32(d.NormFloat64()))
+			}
 		}
 		r.Pairs = append(r.Pairs, p)
 	}
@@ -134,10 +140,13 @@ func (d dice) reply(request wire.Request) wire.Reply {
 		if digest.IsZero() {
 			digest = d.digest()
 		}
-		r.Results = append(r.Results, wire.Result{
-			Digest: digest, Numerics: d.text("", "exact-1"),
-			Output: wire.Tensor{Rows: p.RowCount(request.Input.Rows), Hidden: request.Input.Hidden, Codec: request.Input.Codec},
-		})
+		result := wire.Result{Digest: digest, Numerics: d.text("", "exact-1")}
+		if request.Op == wire.OpSum {
+			r.Sum = request.Input
+		} else {
+			result.Output = wire.Tensor{Rows: p.RowCount(request.Input.Rows), Hidden: request.Input.Hidden, Codec: request.Input.Codec}
+		}
+		r.Results = append(r.Results, result)
 	}
 	return r
 }
@@ -213,15 +222,17 @@ func TestHeaders_TakeFieldsOfLaterVersions(t *testing.T) {
 	require.Equal(t, reply, back)
 }
 
-func TestRequest_TakesRowsThatAreNotPacked(t *testing.T) {
+func TestRequest_TakesRowsAndWeightsThatAreNotPacked(t *testing.T) {
 	var pair []byte
 	for _, row := range []uint64{1, 0, 1} {
 		pair = protowire.AppendVarint(protowire.AppendTag(pair, 4, protowire.VarintType), row)
+		pair = protowire.AppendFixed32(protowire.AppendTag(pair, 5, protowire.Fixed32Type), math.Float32bits(0.5+float32(row)))
 	}
-	h, err := proto.Marshal(&expertv1.Request{Op: expertv1.Op_OP_FORWARD, Tensors: []*expertv1.Tensor{tensorProto(wire.Tensor{Rows: 2, Hidden: 1})}})
+	h, err := proto.Marshal(&expertv1.Request{Op: expertv1.Op_OP_SUM, Tensors: []*expertv1.Tensor{tensorProto(wire.Tensor{Rows: 2, Hidden: 1})}})
 	require.NoError(t, err)
 	h = protowire.AppendBytes(protowire.AppendTag(h, 5, protowire.BytesType), pair)
 	got, _, err := wire.DecodeRequest(h, wire.DefaultLimits())
 	require.NoError(t, err)
 	require.Equal(t, []int32{1, 0, 1}, got.Pairs[0].Rows)
+	require.Equal(t, []float32{1.5, 0.5, 1.5}, got.Pairs[0].Weights)
 }

@@ -22,7 +22,7 @@ type Result struct {
 	// With OK:
 	Digest   expert.Digest
 	Numerics string
-	Output   Tensor // [rows of the pair, hidden]
+	Output   Tensor // [rows of the pair, hidden]; none with OpSum
 }
 
 // Reply is a header from host to caller.
@@ -31,7 +31,8 @@ type Reply struct {
 	Message     string
 	RetryAfter  time.Duration
 	Load        expert.Load
-	Results     []Result // of OpForward, one per pair, in their order
+	Results     []Result // of OpForward and OpSum, one per pair, in their order
+	Sum         Tensor   // of OpSum, if any result is OK: [rows of the request, hidden]
 	Description int64    // of OpDescribe: bytes of the payload, which DecodeDescription reads
 }
 
@@ -84,6 +85,9 @@ func AppendReply(dst []byte, r *Reply) []byte {
 		dst = appendResult(dst, &r.Results[i])
 	}
 	dst = appendUint(dst, 6, uint64(max(r.Description, 0)))
+	if r.Sum.Rows > 0 {
+		dst = r.Sum.append(dst, 7)
+	}
 	return closeAt(dst, since)
 }
 
@@ -94,7 +98,9 @@ func appendResult(dst []byte, r *Result) []byte {
 			dst = appendBytes(dst, 4, r.Digest[:])
 		}
 		dst = appendText(dst, 5, r.Numerics)
-		dst = r.Output.append(dst, 6)
+		if r.Output.Rows > 0 {
+			dst = r.Output.append(dst, 6)
+		}
 	} else {
 		dst = appendUint(dst, 1, uint64(r.Status))
 		dst = appendText(dst, 2, clip(r.Message))
@@ -113,8 +119,8 @@ type Wanted struct {
 	Description int64 // the greatest length of a description
 }
 
-// DecodeReply reads a header and holds it against what was asked for: the number of results, and each output's dtype, shape,
-// codec, length and, where the pair pins one, digest. Errors match expert.ErrBadReply. Nothing in the reply lives in header's
+// DecodeReply reads a header and holds it against what was asked for: the number of results, each output's or the sum's dtype,
+// shape, codec and length, and, where a pair pins one, the digest. Errors match expert.ErrBadReply. Nothing in the reply lives in header's
 // memory.
 func DecodeReply(header []byte, want Wanted) (Reply, error) {
 	r, err := decodeReply(header, want)
@@ -129,6 +135,8 @@ func decodeReply(header []byte, want Wanted) (r Reply, err error) {
 	if len(want.Pairs) > 0 {
 		r.Results = make([]Result, 0, len(want.Pairs))
 	}
+	var sum claim
+	hasSum := false
 	for len(header) > 0 {
 		var f field
 		if f, header, err = nextField(header); err != nil {
@@ -162,19 +170,43 @@ func decodeReply(header []byte, want Wanted) (r Reply, err error) {
 				return r, fmt.Errorf("a description of %d bytes, above the limit of %d", f.value, want.Description)
 			}
 			r.Description = int64(f.value)
+		case f.is(7, protowire.BytesType):
+			hasSum = true
+			if sum, err = readClaim(f.bytes); err != nil {
+				return r, err
+			}
 		default:
-			if err := f.unknown(7); err != nil {
+			if err := f.unknown(8); err != nil {
 				return r, err
 			}
 		}
 	}
+	summed := want.Op == OpSum && r.Answers()
 	switch {
 	case r.Status == OK && len(r.Results) != len(want.Pairs):
 		return r, fmt.Errorf("%d results for %d pairs", len(r.Results), len(want.Pairs))
 	case r.Status != OK && (len(r.Results) > 0 || r.Description > 0):
 		return r, fmt.Errorf("%v with results", r.Status)
+	case hasSum != summed:
+		return r, fmt.Errorf("a sum is there: %t, expected: %t", hasSum, summed)
+	case summed:
+		if r.Sum, err = sum.expect(want.tensor(want.Rows)); err != nil {
+			return r, fmt.Errorf("the sum: %w", err)
+		}
 	}
 	return r, nil
+}
+
+// tensor is what so many rows have to look like.
+func (w *Wanted) tensor(rows int) Tensor { return Tensor{Rows: rows, Hidden: w.Hidden, Codec: w.Codec} }
+
+// expect holds what a host says about a tensor against what was asked for, which bounds what may come.
+func (c *claim) expect(wanted Tensor) (Tensor, error) {
+	t, err := c.check(Limits{Frame: int64(wanted.Elements()) * floatBytes})
+	if err == nil && t != wanted {
+		err = fmt.Errorf("[%d, %d] of %v, expected [%d, %d] of %v", t.Rows, t.Hidden, t.Codec, wanted.Rows, wanted.Hidden, wanted.Codec)
+	}
+	return t, err
 }
 
 func readLoad(message []byte) (l expert.Load, err error) {
@@ -245,14 +277,14 @@ func readResult(message []byte, want Wanted, pair expert.Pair) (r Result, err er
 	if !pair.Digest.IsZero() && r.Digest != pair.Digest {
 		return r, fmt.Errorf("digest %v, asked for %v", r.Digest, pair.Digest)
 	}
-	wanted := Tensor{Rows: pair.RowCount(want.Rows), Hidden: want.Hidden, Codec: want.Codec}
-	// What was asked for bounds what may come.
-	if r.Output, err = output.check(Limits{Frame: int64(wanted.Elements()) * floatBytes}); err != nil {
-		return r, err
+	if want.Op == OpSum {
+		if hasOutput {
+			return r, errors.New("an output beside the sum")
+		}
+		return r, nil
 	}
-	if r.Output != wanted {
-		return r, fmt.Errorf("output [%d, %d] of %v, expected [%d, %d] of %v",
-			r.Output.Rows, r.Output.Hidden, r.Output.Codec, wanted.Rows, wanted.Hidden, wanted.Codec)
+	if r.Output, err = output.expect(want.tensor(pair.RowCount(want.Rows))); err != nil {
+		return r, fmt.Errorf("the output: %w", err)
 	}
 	return r, nil
 }

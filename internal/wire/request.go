@@ -21,6 +21,7 @@ const (
 	OpDescribe Op = 2
 	OpPing     Op = 3
 	OpGoodbye  Op = 4
+	OpSum      Op = 5
 )
 
 // String returns the op's name as the logs show it.
@@ -34,18 +35,23 @@ func (o Op) String() string {
 		return "ping"
 	case OpGoodbye:
 		return "goodbye"
+	case OpSum:
+		return "sum"
 	default:
 		return "unknown"
 	}
 }
+
+// computes tells whether the op sends rows through experts.
+func (o Op) computes() bool { return o == OpForward || o == OpSum }
 
 // Request is a header from caller to host.
 type Request struct {
 	Op          Op
 	Timeout     time.Duration // what is left of the deadline; 0: there is none
 	Traceparent string        // W3C trace context; empty: not traced
-	Input       Tensor        // of OpForward
-	Pairs       []expert.Pair // of OpForward; row indices are within Input
+	Input       Tensor        // of OpForward and OpSum
+	Pairs       []expert.Pair // likewise; row indices are within Input, and with OpSum alone there are weights
 }
 
 const (
@@ -97,6 +103,12 @@ func appendPair(dst []byte, p *expert.Pair) []byte {
 		}
 		dst = closeAt(dst, rows)
 	}
+	if len(p.Weights) > 0 {
+		dst = protowire.AppendVarint(protowire.AppendTag(dst, 5, protowire.BytesType), 4*uint64(len(p.Weights)))
+		for _, w := range p.Weights {
+			dst = protowire.AppendFixed32(dst, math.Float32bits(w))
+		}
+	}
 	return closeAt(dst, since)
 }
 
@@ -106,7 +118,7 @@ func appendPair(dst []byte, p *expert.Pair) []byte {
 // the answer to the request, and the stream is whole once its payload is skipped.
 func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err error) {
 	var op uint64
-	var rows []int32 // of all pairs
+	var room pairRoom
 	var input claim
 	tensors := 0
 	for len(header) > 0 {
@@ -140,7 +152,7 @@ func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err 
 				continue // one too many is remembered, so that check refuses
 			}
 			r.Pairs = append(r.Pairs, expert.Pair{})
-			if rows, err = readPair(f.bytes, &r.Pairs[len(r.Pairs)-1], rows); err != nil {
+			if err = room.read(f.bytes, &r.Pairs[len(r.Pairs)-1]); err != nil {
 				return r, 0, err
 			}
 		default:
@@ -151,9 +163,9 @@ func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err 
 	}
 	r.Op = Op(min(op, math.MaxUint8))
 	switch r.Op {
-	case OpForward:
+	case OpForward, OpSum:
 		if tensors != 1 {
-			return r, payload, fmt.Errorf("%w: forward takes one tensor, not %d", expert.ErrInvalidArgument, tensors)
+			return r, payload, fmt.Errorf("%w: %v takes one tensor, not %d", expert.ErrInvalidArgument, r.Op, tensors)
 		}
 		if r.Input, err = input.check(limits); err != nil {
 			return r, payload, err
@@ -177,17 +189,23 @@ func micros(us uint64) time.Duration {
 	return time.Duration(min(us, uint64(maxTimeout/time.Microsecond))) * time.Microsecond
 }
 
-// readPair reads a pair's message. Its rows are appended to rows, of which it returns the longer slice.
-func readPair(message []byte, p *expert.Pair, rows []int32) ([]int32, error) {
-	first := len(rows)
+// pairRoom is memory that all pairs of a request share. Should a later pair move a slice, those of the earlier ones stay where they are.
+type pairRoom struct {
+	rows    []int32
+	weights []float32
+}
+
+// read reads a pair's message.
+func (m *pairRoom) read(message []byte, p *expert.Pair) error {
+	firstRow, firstWeight := len(m.rows), len(m.weights)
 	row := func(v uint64) {
 		// One that no int32 holds is outside of every batch, which check reports.
-		rows = append(rows, int32(min(v, math.MaxInt32)))
+		m.rows = append(m.rows, int32(min(v, math.MaxInt32)))
 	}
 	for len(message) > 0 {
 		f, rest, err := nextField(message)
 		if err != nil {
-			return rows, err
+			return err
 		}
 		message = rest
 		switch {
@@ -195,41 +213,54 @@ func readPair(message []byte, p *expert.Pair, rows []int32) ([]int32, error) {
 			p.Expert = expert.ID(f.value)
 		case f.is(2, protowire.BytesType):
 			if len(f.bytes) != len(p.Digest) {
-				return rows, fmt.Errorf("%w: a digest of %d bytes", ErrMalformed, len(f.bytes))
+				return fmt.Errorf("%w: a digest of %d bytes", ErrMalformed, len(f.bytes))
 			}
 			copy(p.Digest[:], f.bytes)
 		case f.is(3, protowire.BytesType):
 			if len(f.bytes) > maxNumerics || !utf8.Valid(f.bytes) {
-				return rows, fmt.Errorf("%w: numerics of %d bytes", ErrMalformed, len(f.bytes))
+				return fmt.Errorf("%w: numerics of %d bytes", ErrMalformed, len(f.bytes))
 			}
 			p.Numerics = string(f.bytes)
 		case f.is(4, protowire.BytesType):
 			for packed := f.bytes; len(packed) > 0; {
 				v, n := protowire.ConsumeVarint(packed)
 				if n < 0 {
-					return rows, malformed(n)
+					return malformed(n)
 				}
 				row(v)
 				packed = packed[n:]
 			}
 		case f.is(4, protowire.VarintType):
 			row(f.value)
+		case f.is(5, protowire.BytesType):
+			for packed := f.bytes; len(packed) > 0; {
+				v, n := protowire.ConsumeFixed32(packed)
+				if n < 0 {
+					return malformed(n)
+				}
+				m.weights = append(m.weights, math.Float32frombits(v))
+				packed = packed[n:]
+			}
+		case f.is(5, protowire.Fixed32Type):
+			m.weights = append(m.weights, math.Float32frombits(uint32(f.value)))
 		default:
-			if err := f.unknown(5); err != nil {
-				return rows, err
+			if err := f.unknown(6); err != nil {
+				return err
 			}
 		}
 	}
-	if last := len(rows); last > first {
-		// Should the next pair's rows move the slice, these stay where they are.
-		p.Rows = rows[first:last:last]
+	if last := len(m.rows); last > firstRow {
+		p.Rows = m.rows[firstRow:last:last]
 	}
-	return rows, nil
+	if last := len(m.weights); last > firstWeight {
+		p.Weights = m.weights[firstWeight:last:last]
+	}
+	return nil
 }
 
 // check tells whether a request may stand on the wire.
 func (r *Request) check(limits Limits) error {
-	if r.Op != OpForward {
+	if !r.Op.computes() {
 		return nil
 	}
 	if r.Input.Rows < 1 || r.Input.Hidden < 1 {
@@ -239,7 +270,7 @@ func (r *Request) check(limits Limits) error {
 		return err
 	}
 	if len(r.Pairs) == 0 {
-		return fmt.Errorf("%w: forward without a pair of expert and rows", expert.ErrInvalidArgument)
+		return fmt.Errorf("%w: %v without a pair of expert and rows", expert.ErrInvalidArgument, r.Op)
 	}
 	if len(r.Pairs) > limits.Pairs {
 		return fmt.Errorf("%w: %d pairs, above the limit of %d", expert.ErrTooLarge, len(r.Pairs), limits.Pairs)
@@ -258,7 +289,19 @@ func (r *Request) check(limits Limits) error {
 				return pairError(i, p, "row %d of a batch of %d", row, r.Input.Rows)
 			}
 		}
-		answer += int64(p.RowCount(r.Input.Rows))
+		count := p.RowCount(r.Input.Rows)
+		switch {
+		case r.Op != OpSum && p.Weights != nil:
+			return pairError(i, p, "weights, which %v has not", r.Op)
+		case r.Op == OpSum && len(p.Weights) != count:
+			return pairError(i, p, "%d weights for %d rows", len(p.Weights), count)
+		}
+		for _, w := range p.Weights {
+			if w-w != 0 {
+				return pairError(i, p, "a weight of %v", w)
+			}
+		}
+		answer += int64(count)
 	}
 	if err := checkSize(uint64(answer), uint64(r.Input.Hidden), limits); err != nil {
 		return fmt.Errorf("the reply: %w", err)
@@ -270,7 +313,7 @@ func pairError(i int, p *expert.Pair, format string, args ...any) error {
 	return fmt.Errorf("%w: pair %d (%v): %s", expert.ErrInvalidArgument, i, p.Expert, fmt.Sprintf(format, args...))
 }
 
-// ReplyRows returns how many rows the reply to OpForward holds at most.
+// ReplyRows returns how many rows the experts' outputs have together at most.
 func (r *Request) ReplyRows() int {
 	rows := 0
 	for i := range r.Pairs {

@@ -30,9 +30,20 @@ func TestFrames_AreTheTestVectorsOfTheDocumentation(t *testing.T) {
 	}
 	answer := wire.AppendRows(wire.AppendReply(nil, &reply), []float32{0.5, 3}, codec.F32)
 
+	sum := wire.Request{Op: wire.OpSum, Timeout: request.Timeout, Input: request.Input, Pairs: []expert.Pair{
+		{Expert: 42, Rows: []int32{1}, Weights: []float32{0.5}}, {Expert: 43, Weights: []float32{1, 2}},
+	}}
+	sumFrame, err := wire.AppendRequest(nil, &sum, wire.DefaultLimits())
+	require.NoError(t, err)
+	sumFrame = wire.AppendRows(sumFrame, []float32{1, -2, 0.5, 3}, codec.F32)
+	total := wire.Reply{Results: []wire.Result{{Numerics: "exact-1"}, {Numerics: "exact-1"}}, Sum: sum.Input}
+	sumAnswer := wire.AppendRows(wire.AppendReply(nil, &total), []float32{1, -2, 1.25, 7.5}, codec.F32)
+
 	doc, err := os.ReadFile("../../docs/PROTOCOL.md")
 	require.NoError(t, err)
 	text := strings.Join(strings.Fields(string(doc)), "")
 	require.Contains(t, text, hex.EncodeToString(frame), "the request")
 	require.Contains(t, text, hex.EncodeToString(answer), "the reply")
+	require.Contains(t, text, hex.EncodeToString(sumFrame), "the request for a sum")
+	require.Contains(t, text, hex.EncodeToString(sumAnswer), "the reply with a sum")
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kwaai/kwaaid/internal/codec"
@@ -121,6 +122,19 @@ func TestDecodeRequest_RefusesWithAStatus(t *testing.T) {
 		"a reply too large": {func(r *expertv1.Request) {
 			r.Tensors[0].Shape, r.Tensors[0].Length, r.Pairs = []uint32{1 << 12, 1024}, 16<<20, manyPairs(17)
 		}, expert.ErrTooLarge, "the reply"},
+		"weights in a forward":  {func(r *expertv1.Request) { r.Pairs[0].Weights = []float32{1, 2} }, expert.ErrInvalidArgument, "pair 0 (expert-7): weights, which forward has not"},
+		"a sum without weights": {func(r *expertv1.Request) { r.Op = expertv1.Op_OP_SUM }, expert.ErrInvalidArgument, "pair 0 (expert-7): 0 weights for 2 rows"},
+		"a weight too few": {func(r *expertv1.Request) {
+			r.Op, r.Pairs = expertv1.Op_OP_SUM, r.Pairs[1:]
+			r.Pairs[0].Weights = []float32{1, 2, 3}
+		}, expert.ErrInvalidArgument, "pair 0 (expert-8): 3 weights for 4 rows"},
+		"an infinite weight": {func(r *expertv1.Request) {
+			r.Op, r.Pairs = expertv1.Op_OP_SUM, r.Pairs[:1]
+			r.Pairs[0].Weights = []float32{1, float32(math.Inf(-1))}
+		}, expert.ErrInvalidArgument, "a weight of -Inf"},
+		"a sum of two tensors": {func(r *expertv1.Request) {
+			r.Op, r.Tensors = expertv1.Op_OP_SUM, append(r.Tensors, r.Tensors[0])
+		}, expert.ErrInvalidArgument, "sum takes one tensor, not 2"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -160,12 +174,15 @@ func TestDecodeRequest_EndsTheStreamWhereNothingIsCertain(t *testing.T) {
 	lengths.Tensors = []*expertv1.Tensor{{Length: math.MaxInt64}, {Length: 1}}
 	overflow, err := proto.Marshal(lengths)
 	require.NoError(t, err)
+	weights := protowire.AppendBytes(protowire.AppendTag(nil, 5, protowire.BytesType),
+		protowire.AppendBytes(protowire.AppendTag(nil, 5, protowire.BytesType), make([]byte, 7)))
 	for name, h := range map[string][]byte{
-		"noise":           []byte("GET / HTTP/1.1\r\n\r\n"),
-		"cut":             valid[:len(valid)-1],
-		"wrong kind":      {0x0a, 0x01, 0x01},
-		"short digest":    short,
-		"lengths overrun": overflow,
+		"noise":              []byte("GET / HTTP/1.1\r\n\r\n"),
+		"cut":                valid[:len(valid)-1],
+		"wrong kind":         {0x0a, 0x01, 0x01},
+		"short digest":       short,
+		"lengths overrun":    overflow,
+		"7 bytes of weights": weights,
 	} {
 		_, _, err := wire.DecodeRequest(h, wire.DefaultLimits())
 		require.ErrorIs(t, err, wire.ErrMalformed, name)
@@ -229,6 +246,49 @@ func TestDecodeReply_HoldsTheReplyAgainstTheRequest(t *testing.T) {
 		require.ErrorIs(t, err, expert.ErrBadReply, name)
 		require.Equal(t, wire.BadReply, wire.StatusOf(err), name)
 	}
+}
+
+func TestDecodeReply_HoldsASumAgainstTheRequest(t *testing.T) {
+	want := wire.Wanted{
+		Op: wire.OpSum, Rows: 4, Hidden: 8, Codec: codec.BF16,
+		Pairs: []expert.Pair{{Expert: 7, Rows: []int32{0, 3}, Weights: []float32{1, 2}}, {Expert: 8, Weights: []float32{1, 2, 3, 4}}},
+	}
+	valid := func() *expertv1.Reply {
+		return &expertv1.Reply{
+			Results: []*expertv1.Result{{Numerics: "exact-1"}, {Status: 4}},
+			Sum:     &expertv1.Tensor{Dtype: 1, Shape: []uint32{4, 8}, Codec: 2, Length: 64},
+		}
+	}
+	decode := func(m *expertv1.Reply) (wire.Reply, error) {
+		h, err := proto.Marshal(m)
+		require.NoError(t, err)
+		return wire.DecodeReply(h, want)
+	}
+	got, err := decode(valid())
+	require.NoError(t, err)
+	require.Equal(t, wire.Tensor{Rows: 4, Hidden: 8, Codec: codec.BF16}, got.Sum)
+	_, err = decode(&expertv1.Reply{Results: []*expertv1.Result{{Status: 4}, {Status: 1}}})
+	require.NoError(t, err, "where nobody computed there is no sum")
+	for name, change := range map[string]func(*expertv1.Reply){
+		"no sum":           func(r *expertv1.Reply) { r.Sum = nil },
+		"a sum of nothing": func(r *expertv1.Reply) { r.Results[0].Status = 1 },
+		"rows":             func(r *expertv1.Reply) { r.Sum.Shape[0], r.Sum.Length = 2, 32 },
+		"codec":            func(r *expertv1.Reply) { r.Sum.Codec, r.Sum.Length = 1, 128 },
+		"length":           func(r *expertv1.Reply) { r.Sum.Length = 1 << 40 },
+		"huge":             func(r *expertv1.Reply) { r.Sum.Shape[0] = math.MaxUint32 },
+		"an output too": func(r *expertv1.Reply) {
+			r.Results[0].Output = &expertv1.Tensor{Dtype: 1, Shape: []uint32{2, 8}, Codec: 2, Length: 32}
+		},
+		"refused, with a sum": func(r *expertv1.Reply) { r.Status, r.Results = 4, nil },
+	} {
+		m := valid()
+		change(m)
+		_, err := decode(m)
+		require.ErrorIs(t, err, expert.ErrBadReply, name)
+	}
+	want.Op = wire.OpForward
+	_, err = decode(valid())
+	require.ErrorIs(t, err, expert.ErrBadReply, "a sum that was not asked for")
 }
 
 func TestReadHeader_ReadsOneFrameAfterAnother(t *testing.T) {

@@ -40,6 +40,8 @@ const (
 	Op_OP_PING Op = 3
 	// The sender takes no new calls from now on. It still answers what it has taken on.
 	Op_OP_GOODBYE Op = 4
+	// Rows through experts, whose outputs the host adds up: one tensor, at least one pair, each with its weights.
+	Op_OP_SUM Op = 5
 )
 
 // Enum value maps for Op.
@@ -50,6 +52,7 @@ var (
 		2: "OP_DESCRIBE",
 		3: "OP_PING",
 		4: "OP_GOODBYE",
+		5: "OP_SUM",
 	}
 	Op_value = map[string]int32{
 		"OP_UNSPECIFIED": 0,
@@ -57,6 +60,7 @@ var (
 		"OP_DESCRIBE":    2,
 		"OP_PING":        3,
 		"OP_GOODBYE":     4,
+		"OP_SUM":         5,
 	}
 )
 
@@ -353,7 +357,9 @@ type Pair struct {
 	// The order of operations that is wanted; absent: whatever the host has.
 	Numerics string `protobuf:"bytes,3,opt,name=numerics,proto3" json:"numerics,omitempty"`
 	// Rows of the tensor, counted from 0; absent: all of them, in order.
-	Rows          []int32 `protobuf:"varint,4,rep,packed,name=rows,proto3" json:"rows,omitempty"`
+	Rows []int32 `protobuf:"varint,4,rep,packed,name=rows,proto3" json:"rows,omitempty"`
+	// With OP_SUM: what the output of each row is multiplied by, finite, as many as the pair has rows.
+	Weights       []float32 `protobuf:"fixed32,5,rep,packed,name=weights,proto3" json:"weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,6 +418,13 @@ func (x *Pair) GetNumerics() string {
 func (x *Pair) GetRows() []int32 {
 	if x != nil {
 		return x.Rows
+	}
+	return nil
+}
+
+func (x *Pair) GetWeights() []float32 {
+	if x != nil {
+		return x.Weights
 	}
 	return nil
 }
@@ -558,7 +571,7 @@ type Result struct {
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// With STATUS_OVERLOADED: when the host expects to have room.
 	RetryAfterUs uint64 `protobuf:"varint,3,opt,name=retry_after_us,json=retryAfterUs,proto3" json:"retry_after_us,omitempty"`
-	// With STATUS_OK: which weights computed, how, and their output [rows of the pair, hidden].
+	// With STATUS_OK: which weights computed, how, and their output [rows of the pair, hidden], which OP_SUM has not.
 	Digest        []byte  `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	Numerics      string  `protobuf:"bytes,5,opt,name=numerics,proto3" json:"numerics,omitempty"`
 	Output        *Tensor `protobuf:"bytes,6,opt,name=output,proto3" json:"output,omitempty"`
@@ -650,8 +663,10 @@ type Reply struct {
 	Results []*Result `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
 	// With OP_DESCRIBE: bytes of the payload, which is a Description.
 	DescriptionLength uint64 `protobuf:"varint,6,opt,name=description_length,json=descriptionLength,proto3" json:"description_length,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// With OP_SUM, if any result is STATUS_OK: the sum of those results' outputs, [rows of the request's tensor, hidden].
+	Sum           *Tensor `protobuf:"bytes,7,opt,name=sum,proto3" json:"sum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
@@ -724,6 +739,13 @@ func (x *Reply) GetDescriptionLength() uint64 {
 		return x.DescriptionLength
 	}
 	return 0
+}
+
+func (x *Reply) GetSum() *Tensor {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
 }
 
 // HostedExpert is an expert at its host.
@@ -936,12 +958,13 @@ const file_kwaai_expert_v1_expert_proto_rawDesc = "" +
 	"\x05dtype\x18\x01 \x01(\x0e2\x19.kwaai.expert.v1.DataTypeR\x05dtype\x12\x14\n" +
 	"\x05shape\x18\x02 \x03(\rR\x05shape\x12,\n" +
 	"\x05codec\x18\x03 \x01(\x0e2\x16.kwaai.expert.v1.CodecR\x05codec\x12\x16\n" +
-	"\x06length\x18\x04 \x01(\x04R\x06length\"f\n" +
+	"\x06length\x18\x04 \x01(\x04R\x06length\"\x80\x01\n" +
 	"\x04Pair\x12\x16\n" +
 	"\x06expert\x18\x01 \x01(\x06R\x06expert\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
 	"\bnumerics\x18\x03 \x01(\tR\bnumerics\x12\x12\n" +
-	"\x04rows\x18\x04 \x03(\x05R\x04rows\"\xcf\x01\n" +
+	"\x04rows\x18\x04 \x03(\x05R\x04rows\x12\x18\n" +
+	"\aweights\x18\x05 \x03(\x02R\aweights\"\xcf\x01\n" +
 	"\aRequest\x12#\n" +
 	"\x02op\x18\x01 \x01(\x0e2\x13.kwaai.expert.v1.OpR\x02op\x12\x1d\n" +
 	"\n" +
@@ -959,14 +982,15 @@ const file_kwaai_expert_v1_expert_proto_rawDesc = "" +
 	"\x0eretry_after_us\x18\x03 \x01(\x04R\fretryAfterUs\x12\x16\n" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x1a\n" +
 	"\bnumerics\x18\x05 \x01(\tR\bnumerics\x12/\n" +
-	"\x06output\x18\x06 \x01(\v2\x17.kwaai.expert.v1.TensorR\x06output\"\x85\x02\n" +
+	"\x06output\x18\x06 \x01(\v2\x17.kwaai.expert.v1.TensorR\x06output\"\xb0\x02\n" +
 	"\x05Reply\x12/\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x17.kwaai.expert.v1.StatusR\x06status\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
 	"\x0eretry_after_us\x18\x03 \x01(\x04R\fretryAfterUs\x12)\n" +
 	"\x04load\x18\x04 \x01(\v2\x15.kwaai.expert.v1.LoadR\x04load\x121\n" +
 	"\aresults\x18\x05 \x03(\v2\x17.kwaai.expert.v1.ResultR\aresults\x12-\n" +
-	"\x12description_length\x18\x06 \x01(\x04R\x11descriptionLength\"\xf2\x01\n" +
+	"\x12description_length\x18\x06 \x01(\x04R\x11descriptionLength\x12)\n" +
+	"\x03sum\x18\a \x01(\v2\x17.kwaai.expert.v1.TensorR\x03sum\"\xf2\x01\n" +
 	"\fHostedExpert\x12\x16\n" +
 	"\x06expert\x18\x01 \x01(\x06R\x06expert\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -985,7 +1009,7 @@ const file_kwaai_expert_v1_expert_proto_rawDesc = "" +
 	"\vfree_memory\x18\x03 \x01(\x04R\n" +
 	"freeMemory\x12!\n" +
 	"\fspeed_gflops\x18\x04 \x01(\x01R\vspeedGflops\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining*V\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining*b\n" +
 	"\x02Op\x12\x12\n" +
 	"\x0eOP_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -993,7 +1017,9 @@ const file_kwaai_expert_v1_expert_proto_rawDesc = "" +
 	"\vOP_DESCRIBE\x10\x02\x12\v\n" +
 	"\aOP_PING\x10\x03\x12\x0e\n" +
 	"\n" +
-	"OP_GOODBYE\x10\x04*\xff\x01\n" +
+	"OP_GOODBYE\x10\x04\x12\n" +
+	"\n" +
+	"\x06OP_SUM\x10\x05*\xff\x01\n" +
 	"\x06Status\x12\r\n" +
 	"\tSTATUS_OK\x10\x00\x12\x14\n" +
 	"\x10STATUS_NOT_FOUND\x10\x01\x12\x1b\n" +
@@ -1054,12 +1080,13 @@ var file_kwaai_expert_v1_expert_proto_depIdxs = []int32{
 	1,  // 7: kwaai.expert.v1.Reply.status:type_name -> kwaai.expert.v1.Status
 	7,  // 8: kwaai.expert.v1.Reply.load:type_name -> kwaai.expert.v1.Load
 	8,  // 9: kwaai.expert.v1.Reply.results:type_name -> kwaai.expert.v1.Result
-	10, // 10: kwaai.expert.v1.Description.experts:type_name -> kwaai.expert.v1.HostedExpert
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	4,  // 10: kwaai.expert.v1.Reply.sum:type_name -> kwaai.expert.v1.Tensor
+	10, // 11: kwaai.expert.v1.Description.experts:type_name -> kwaai.expert.v1.HostedExpert
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kwaai_expert_v1_expert_proto_init() }
