@@ -60,6 +60,7 @@ type task struct {
 	hands    int
 	decided  bool
 	full     bool // a host was full
+	apart    bool // its output is wanted, not a sum
 	attempts []expert.Attempt
 
 	refused  error     // the INVALID_ARGUMENT of a peer; nil: none said so
@@ -91,6 +92,7 @@ type exchange struct {
 	end   context.CancelCauseFunc // ends ctx
 	began time.Time
 	hedge bool // the second one for what another was asked already
+	sum   bool // the outputs may come added up
 	watch watch
 
 	oneItem [1]item
@@ -293,7 +295,7 @@ func (c *call) join(start []*exchange, i int, pick registry.Pick) []*exchange {
 	t.attempts = append(t.attempts, expert.Attempt{Expert: t.asking.id, Peer: pick.Text})
 	ex.items = append(ex.items, item{task: i, attempt: len(t.attempts) - 1, pick: pick})
 	ex.pairs = append(ex.pairs, expert.Pair{
-		Expert: t.asking.id, Digest: pick.Digest, Numerics: t.pair.Numerics, Rows: t.pair.Rows,
+		Expert: t.asking.id, Digest: pick.Digest, Numerics: t.pair.Numerics, Rows: t.pair.Rows, Weights: t.pair.Weights,
 	})
 	return start
 }
@@ -303,6 +305,7 @@ func (c *call) launch(ex *exchange, now time.Time) {
 	ctx, end := context.WithCancelCause(c.ctx)
 	ex.ctx, ex.end = &bounded{ctx, c.deadline}, end
 	ex.began = now
+	c.settleForm(ex)
 	c.live = append(c.live, ex)
 	c.watchOver(ex, now)
 }

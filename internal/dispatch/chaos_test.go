@@ -50,7 +50,7 @@ func playChaos(t *testing.T, seed uint64, kinds int) (slowest time.Duration, fai
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, quiet())
 		dice := &lockedDice{r: rand.New(rand.NewPCG(seed, 77))}
-		well := after(2*time.Millisecond, identity)
+		well := after(2*time.Millisecond, adds(identity))
 		hosts := []peer.ID{"a", "b", "c", "d", "e", "f"}
 		for i, p := range hosts {
 			w.table.Connected(p, time.Now())
@@ -75,9 +75,15 @@ func playChaos(t *testing.T, seed uint64, kinds int) (slowest time.Duration, fai
 					for range 1 + dice.IntN(4) {
 						pairs = append(pairs, expert.Pair{Expert: expert.ID(dice.IntN(6)), Rows: []int32{int32(dice.IntN(3))}})
 					}
-					x := rows(3)
+					summed := dice.IntN(2) == 0
+					for i := range pairs {
+						if summed {
+							pairs[i].Weights = []float32{2}
+						}
+					}
+					req := Request{X: rows(3), Pairs: pairs}
 					from := time.Now()
-					answers, err := d.Call(t.Context(), Request{X: x, Pairs: pairs})
+					answers, err := d.Call(t.Context(), req)
 					mu.Lock()
 					calls++
 					slowest = max(slowest, time.Since(from))
@@ -95,8 +101,13 @@ func playChaos(t *testing.T, seed uint64, kinds int) (slowest time.Duration, fai
 							}
 							continue
 						}
-						row := int(pairs[i].Rows[0])
-						require.Equal(t, x.Float32s()[row*hidden:][:hidden], a.Output.Float32s())
+						if !summed {
+							row := int(pairs[i].Rows[0])
+							require.Equal(t, req.X.Float32s()[row*hidden:][:hidden], a.Output.Float32s())
+						}
+					}
+					if summed {
+						require.Equal(t, identities(req, answers), total(t, req, answers))
 					}
 					time.Sleep(time.Duration(dice.IntN(20)) * time.Millisecond)
 				}
@@ -128,7 +139,7 @@ func (w *world) trouble(ctx context.Context, dice *lockedDice, hosts []peer.ID, 
 		thawing := func(ctx context.Context, x *tensor.Dense, pairs []expert.Pair) ([]expert.Result, error) {
 			select {
 			case <-thaw:
-				return identity(ctx, x, pairs)
+				return adds(identity)(ctx, x, pairs)
 			case <-ctx.Done():
 				return nil, endOf(ctx)
 			}
@@ -145,7 +156,7 @@ func (w *world) trouble(ctx context.Context, dice *lockedDice, hosts []peer.ID, 
 			case 2:
 				set(p, refuses(&expert.OverloadedError{RetryAfter: 50 * time.Millisecond}), nil)
 			case 3:
-				set(p, after(300*time.Millisecond, identity), nil)
+				set(p, after(300*time.Millisecond, adds(identity)), nil)
 			case 4:
 				set(p, refuses(expert.ErrInternal), nil)
 			case 5:

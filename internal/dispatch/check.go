@@ -101,14 +101,14 @@ func (c *call) drawChecks(ex *exchange, results []expert.Result) []*check {
 	return checks
 }
 
-// checkBehind has an answer compared behind the call; nil: none. While many are under way, further ones are left out.
-func (d *Dispatcher) checkBehind(k *check) {
-	if k == nil || !d.checks.enter() {
+// checkBehind has an answer compared behind the call. While many are under way, further ones are left out.
+func (d *Dispatcher) checkBehind(compare func(context.Context)) {
+	if !d.checks.enter() {
 		return
 	}
 	if !d.goBehind(func(ctx context.Context) {
 		defer d.checks.leave()
-		d.compare(ctx, k)
+		compare(ctx)
 	}) {
 		d.checks.leave()
 	}

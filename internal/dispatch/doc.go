@@ -7,6 +7,7 @@
 //	request.go   Request, Answer, and what is checked before anything is sent
 //	call.go      one call: plan, run, settle, until every pair is decided
 //	settle.go    what the end of an exchange means for its pairs
+//	sum.go       outputs that come added up, and how they are checked
 //	seek.go      what is done for a pair that nobody can be asked for: look-up, fallback, another walk, a reason
 //	outcome.go   what an error means for the call, and what it teaches the registry
 //	lookup.go    walks of the DHT, one at a time for each expert

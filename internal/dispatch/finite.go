@@ -20,6 +20,9 @@ func finite(values []float32) bool {
 		}
 		values = values[1:]
 	}
+	if len(values) < 2 {
+		return len(values) == 0 || finiteOne(values[0])
+	}
 	words := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(values))), len(values)/2)
 	for len(words) >= 8 {
 		w := words[:8:8]

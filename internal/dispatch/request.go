@@ -15,7 +15,7 @@ import (
 // Request is a batch of rows and what is to be done with them.
 type Request struct {
 	X       *tensor.Dense // [rows, hidden], float32; not changed while Call runs
-	Pairs   []expert.Pair // at least one, each with at least one row
+	Pairs   []expert.Pair // at least one, each with at least one row; those with weights may be answered by sums
 	Codec   codec.DType   // how numbers travel: F32, BF16 or F16
 	Timeout time.Duration // over all, look-up included; 0: the configured one. The context's deadline holds too.
 
@@ -34,9 +34,10 @@ const (
 	WhereFallback Where = "fallback" // by a fallback expert, wherever it lives
 )
 
-// Answer is what became of a pair. Exactly one of Output and Err is set.
+// Answer is what became of a pair. Exactly one of Output, Sum and Err is set.
 type Answer struct {
 	Output   *tensor.Dense // [rows of the pair, hidden]; the caller's
+	Sum      *expert.Sum   // likewise; shared by the pairs that it is the sum of. No pair is in two of them.
 	Expert   expert.ID     // who answered: the one asked for, or a fallback
 	Peer     peer.ID       // where; empty: this node
 	Where    Where
@@ -68,6 +69,9 @@ func (d *Dispatcher) check(req *Request) (rows, hidden int, err error) {
 		p := &req.Pairs[i]
 		if p.Rows != nil && len(p.Rows) == 0 {
 			return 0, 0, fmt.Errorf("%w: pair %d (%s) has no rows", expert.ErrInvalidArgument, i, p.Expert)
+		}
+		if n := p.RowCount(rows); p.Weights != nil && (len(p.Weights) != n || !finite(p.Weights)) {
+			return 0, 0, fmt.Errorf("%w: pair %d (%s): expected %d finite weights", expert.ErrInvalidArgument, i, p.Expert, n)
 		}
 		for _, r := range p.Rows {
 			if r < 0 || int(r) >= rows {

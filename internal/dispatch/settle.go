@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -35,10 +36,20 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 			ex.items[k].err = judge(&results[k], &ex.pairs[k], ex.pairs[k].RowCount(c.rows), c.hidden, c.d.cfg.CheckNaN)
 		}
 	}
-	checks := c.drawChecks(ex, results)
+	var sumCheck *sumCheck
+	var checks []*check
+	if ex.sum {
+		c.judgeSum(ex, results)
+		sumCheck = c.drawSumCheck(ex, results)
+	} else {
+		checks = c.drawChecks(ex, results)
+	}
 	c.mu.Lock()
 	c.unwatch(ex)
 	c.live = slices.DeleteFunc(c.live, func(other *exchange) bool { return other == ex })
+	if ex.sum {
+		c.takeSum(ex, results)
+	}
 	for k := range ex.items {
 		it := &ex.items[k]
 		var r *expert.Result
@@ -59,8 +70,14 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		}
 	}
 	c.mu.Unlock()
+	d := c.d // the call may be over before a check is
 	for _, k := range checks {
-		c.d.checkBehind(k)
+		if k != nil {
+			d.checkBehind(func(ctx context.Context) { d.compare(ctx, k) })
+		}
+	}
+	if sumCheck != nil {
+		d.checkBehind(func(ctx context.Context) { d.compareSum(ctx, sumCheck) })
 	}
 	for k := range ex.items {
 		if ex.items[k].err != nil {
@@ -167,7 +184,11 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 	}
 	if errors.Is(it.err, errNotFinite) {
 		t.askedOf(it).last = it.err
-		c.suspect(it, c.answer(ex, it, r))
+		if ex.sum {
+			t.takeApart(it, ex.peer)
+		} else {
+			c.suspect(it, c.answer(ex, it, r))
+		}
 		return
 	}
 	if errors.Is(it.err, expert.ErrCancelled) {
@@ -184,6 +205,8 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 		} else {
 			t.refused, t.refuser = it.err, ex.peer
 		}
+	case ex.sum && r == nil && errors.Is(it.err, expert.ErrUnimplemented):
+		t.takeApart(it, ex.peer) // a host of an earlier version, which knows no sums
 	case errors.Is(it.err, expert.ErrTooLarge), errors.Is(it.err, expert.ErrUnimplemented):
 		if ex.peer != "" {
 			asked.unable = append(asked.unable, ex.peer)
@@ -213,7 +236,7 @@ func (t *task) askedOf(it *item) *asked {
 // answer makes the answer that a result is.
 func (c *call) answer(ex *exchange, it *item, r *expert.Result) Answer {
 	a := Answer{
-		Output: r.Output, Peer: ex.peer, Where: WhereRemote, Digest: r.Digest, Numerics: r.Numerics,
+		Output: r.Output, Sum: r.Sum, Peer: ex.peer, Where: WhereRemote, Digest: r.Digest, Numerics: r.Numerics,
 	}
 	t := &c.tasks[it.task]
 	a.Expert = t.attempts[it.attempt].Expert
