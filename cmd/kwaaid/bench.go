@@ -13,6 +13,7 @@ type benchCmd struct {
 	Clients int      `default:"1" help:"Concurrent callers."`
 	Calls   int      `default:"1000" help:"Calls per caller."`
 	Codec   string   `enum:",f32,bf16,f16" default:"" help:"Activations on the wire: f32, bf16 or f16."`
+	Combine string   `enum:",caller,peer" default:"" help:"Layers: where the experts' outputs are added up: caller or peer."`
 	Local   bool     `help:"Only the node's own experts, without the network: what is this machine worth?"`
 	Seed    uint64   `help:"Seed of rows and draws."`
 	join    `embed:""`
@@ -36,7 +37,7 @@ func (c *benchCmd) Run(a *app) error {
 	defer s.Close()
 	line := a.progress()
 	res, err := s.Bench(a.ctx, api.BenchRequest{
-		Names: c.Names, Rows: c.Rows, Clients: c.Clients, Calls: c.Calls, Codec: c.Codec, Local: c.Local, Seed: c.Seed,
+		Names: c.Names, Rows: c.Rows, Clients: c.Clients, Calls: c.Calls, Codec: c.Codec, Combine: c.Combine, Local: c.Local, Seed: c.Seed,
 	}, func(p api.BenchProgress) {
 		line.set("%d of %d calls (%d %%), %.0f calls/s, %d errors", p.Done, p.Total, 100*p.Done/max(p.Total, 1), float64(p.Done)/max(p.TookS, 1e-9), p.Errors)
 	})

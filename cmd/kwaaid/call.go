@@ -34,7 +34,7 @@ type callCmd struct {
 	Digest   string        `placeholder:"HEX" help:"Pin the weights: 64 hexadecimal digits."`
 	Codec    string        `enum:",f32,bf16,f16" default:"" help:"Activations on the wire: f32, bf16 or f16 (default: the node's)."`
 	Numerics string        `enum:",exact,dot,tile" default:"" help:"Order of operations: exact, dot or tile (default: the host's)."`
-	Combine  string        `enum:",caller,peer" default:"" help:"Layers: where the experts' outputs are added up: caller (the same bits whoever hosts). Nodes refuse peer."`
+	Combine  string        `enum:",caller,peer" default:"" help:"Layers: where the experts' outputs are added up: caller (the same bits whoever hosts) or peer (fewer bytes) (default: the node's)."`
 	Policy   string        `enum:",fail,skip" default:"" help:"Layers: when nobody answers for an expert, fail (default) or leave it out."`
 	TopK     int           `placeholder:"K" help:"Layers: experts for each row (default: as the model says)."`
 	join     `embed:""`

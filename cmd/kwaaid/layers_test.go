@@ -18,6 +18,7 @@ import (
 
 	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/demo"
+	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/npy"
 )
 
@@ -171,6 +172,11 @@ func TestLayers_EveryFamilySpreadOverFourHostsGivesTheGoldenOutputAndTheBitsOfOn
 				require.Equal(t, here.SHA256, far.SHA256, "%s: other bits than one host computes", rows)
 				require.Equal(t, here.Digest, far.Digest, rows)
 				require.Equal(t, same, y)
+				sum, out, err := s.caller.Client.CallLayer(t.Context(), api.LayerRequest{Name: l.name, Input: x, Combine: "peer", Timeout: commandTimeout})
+				require.NoError(t, err)
+				require.Equal(t, here.Digest, sum.Digest)
+				requireNear(t, same, out.HiddenStates.Float32s(), rows+", added up at the hosts")
+				require.Equal(t, sum.Numerics != here.Numerics, strings.HasSuffix(sum.Numerics, ","+expert.SumNumerics), sum.Numerics)
 				if want, ok := l.tensors[l.prefix+"."+rows+".block_output"]; ok {
 					requireNear(t, want.data, y, rows)
 				}
@@ -214,7 +220,7 @@ func TestLayers_NoCallFailsWhileAHostOfReplicasEnds(t *testing.T) {
 						}
 						l := layers[i%len(layers)]
 						req := api.LayerRequest{Name: l.name, Rows: 1 + i%5, Seed: uint64(i), Timeout: 20 * time.Second}
-						want, _, err := alone.Client.CallLayer(t.Context(), req)
+						want, same, err := alone.Client.CallLayer(t.Context(), req)
 						if err != nil {
 							return err
 						}
@@ -225,6 +231,12 @@ func TestLayers_NoCallFailsWhileAHostOfReplicasEnds(t *testing.T) {
 						if got.SHA256 != want.SHA256 {
 							return fmt.Errorf("call %d of client %d: wrong bits", i, c)
 						}
+						req.Combine = "peer"
+						_, sum, err := s.caller.Client.CallLayer(t.Context(), req)
+						if err != nil {
+							return fmt.Errorf("call %d of client %d, added up at the hosts: %w", i, c, err)
+						}
+						requireNear(t, same.HiddenStates.Float32s(), sum.HiddenStates.Float32s(), "added up at the hosts")
 					}
 					return nil
 				})
@@ -297,13 +309,16 @@ func TestBench_TakesLayers(t *testing.T) {
 	require.Equal(t, 20, res.Calls)
 	require.Zero(t, res.Errors, res.FirstError)
 	require.Positive(t, res.BytesPerCall)
+	sum := decode[api.BenchResult](t, kwaaid(t, "bench", l.name, "--rows", "4", "--calls", "10", "--combine", "peer", "--json", "--api", s.caller.API).ok(t))
+	require.Zero(t, sum.Errors, sum.FirstError)
+	require.Less(t, sum.BytesPerCall, res.BytesPerCall)
 	layers, err := s.caller.Client.Layers(t.Context())
 	require.NoError(t, err)
 	total := 0
 	for _, n := range layers[0].RowsPerExpert {
 		total += n
 	}
-	require.Equal(t, 20*4*layers[0].TopK, total)
+	require.Equal(t, (20+10)*4*layers[0].TopK, total)
 
 	// What the experts did, their hosts know, and the caller how fast its peers answered.
 	var computed uint64

@@ -7,7 +7,8 @@ type BenchRequest struct {
 	Clients int      `json:"clients"`
 	Calls   int      `json:"calls"`
 	Codec   string   `json:"codec,omitempty"`
-	Local   bool     `json:"local,omitempty"` // this node's own experts, without the network
+	Combine string   `json:"combine,omitempty"` // of layers, as in LayerRequest
+	Local   bool     `json:"local,omitempty"`   // this node's own experts, without the network
 	Seed    uint64   `json:"seed,omitempty"`
 }
 

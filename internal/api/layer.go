@@ -20,7 +20,7 @@ type LayerRequest struct {
 	Timeout  time.Duration // over all, look-ups included; 0: the node's calls.timeout
 	Codec    string        // as in CallRequest
 	Numerics string        // as in CallRequest
-	Combine  string        // where the experts' outputs are added up: caller, as when empty; peer is UNIMPLEMENTED
+	Combine  string        // where the experts' outputs are added up: caller or peer; empty: the node's calls.combine
 	NoShared bool          // the layer's shared expert is left to the caller, who has it
 	Policy   string        // fail or skip: what to do about an expert that nobody answers for; empty: fail
 }

@@ -57,6 +57,7 @@ type Calls struct {
 	MaxRetries int           `yaml:"max_retries" doc:"Attempts after the first, on other providers."`
 	Hedge      bool          `yaml:"hedge" doc:"Asks a second provider when the first is slower than that expert usually is."`
 	Codec      string        `yaml:"codec" doc:"Activations on the wire: f32 (bit-exact), bf16 or f16"`
+	Combine    string        `yaml:"combine" doc:"Where a layer's outputs are added up: caller (the same bits whoever hosts) or peer (fewer bytes)"`
 
 	TopK             int           `yaml:"top_k" doc:"Experts for each row of a layer; 0: as the model says"`
 	KMin             int           `yaml:"k_min" doc:"A quorum for layers: answers that each row needs; 0: all"`
@@ -127,6 +128,7 @@ func Default() *Config {
 			MaxRetries: calls.MaxRetries,
 			Hedge:      calls.Hedge,
 			Codec:      "f32",
+			Combine:    "caller",
 		},
 		Checks: Checks{Share: calls.CheckShare, NaN: calls.CheckNaN},
 		Serving: Serving{

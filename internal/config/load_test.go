@@ -97,7 +97,7 @@ func TestLoad_FlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 		Override{Path: "log.level", Values: []string{"debug"}, Source: "--log-level"})
 	require.NoError(t, err)
 	require.Equal(t, "file", got.Swarm)
-	require.Equal(t, Calls{Timeout: 3 * time.Second, MaxRetries: 2, Hedge: true, Codec: "f16"}, got.Calls)
+	require.Equal(t, Calls{Timeout: 3 * time.Second, MaxRetries: 2, Hedge: true, Codec: "f16", Combine: "caller"}, got.Calls)
 	require.Equal(t, "debug", got.Log.Level)
 }
 

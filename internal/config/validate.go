@@ -186,6 +186,7 @@ func (c *Config) checkReferences(ps *Problems) {
 
 func (c *Config) checkCalls(ps *Problems) {
 	oneOf(ps, "calls.codec", c.Calls.Codec, "f32", "bf16", "f16")
+	oneOf(ps, "calls.combine", c.Calls.Combine, "caller", "peer")
 	for _, v := range []struct {
 		key   string
 		value int64

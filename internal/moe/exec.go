@@ -14,9 +14,10 @@ import (
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
-// Answer is what became of a group's rows at the expert that they were sent to. Exactly one of Output and Err is set.
+// Answer is what became of a group's rows at the expert that they were sent to. Exactly one of Output, Sum and Err is set.
 type Answer struct {
 	Output   *tensor.Dense // [rows of the group, hidden]
+	Sum      *expert.Sum   // shared by the groups that it is the sum of, weights and all
 	Expert   expert.ID     // who answered: the one asked for, or a fallback
 	Peer     string        // where; empty: this node
 	Where    string        // local, remote or fallback
@@ -28,7 +29,7 @@ type Answer struct {
 
 // Dispatcher sends rows to experts, wherever they are. Safe for concurrent use.
 type Dispatcher interface {
-	// Dispatch runs pairs of x [rows, hidden] and returns an answer for each. each, if not nil, is called for every pair as soon as it
+	// Dispatch runs pairs of x [rows, hidden] and returns an answer for each; those with weights may share a sum. each, if not nil, is called for every pair as soon as it
 	// is decided, by several goroutines at once, and not after Dispatch has returned. x is used no longer then. When ctx ends, so do the
 	// pairs that are not decided.
 	Dispatch(ctx context.Context, x *tensor.Dense, pairs []expert.Pair, each func(pair int, failed bool)) ([]Answer, error)
@@ -55,6 +56,27 @@ func ParsePolicy(s string) (Policy, error) {
 	}
 }
 
+// Combining says where experts' outputs are added up.
+type Combining string
+
+// The places.
+const (
+	CombineAtCaller Combining = "caller" // in ascending order of experts: the same bits whoever hosts them
+	CombineAtPeers  Combining = "peer"   // each host adds up its own and returns one row per token: fewer bytes, other rounding
+)
+
+// ParseCombining reads a place; empty is CombineAtCaller. The error matches ErrInvalidArgument.
+func ParseCombining(s string) (Combining, error) {
+	switch c := Combining(s); c {
+	case "":
+		return CombineAtCaller, nil
+	case CombineAtCaller, CombineAtPeers:
+		return c, nil
+	default:
+		return "", fmt.Errorf("%w: combine %q: expected %s or %s", expert.ErrInvalidArgument, s, CombineAtCaller, CombineAtPeers)
+	}
+}
+
 // Call is one call of a layer.
 type Call struct {
 	X        *tensor.Dense // float32, [hidden], [rows, hidden] or [sequences, rows, hidden]
@@ -62,6 +84,7 @@ type Call struct {
 	Weights  []float32     // [rows, k], with Experts
 	TopK     int           // experts for each row; 0: as the model says
 	Policy   Policy        // empty: PolicyFail
+	Combine  Combining     // empty: CombineAtCaller. Where weights multiply inputs there are no sums: no row comes back twice.
 	Numerics string        // wanted of every expert; empty: whatever they have
 	NoShared bool          // the shared expert is left to the caller, who has it
 
@@ -78,7 +101,7 @@ type Output struct {
 	Answers  []Answer // by group, ascending experts
 	Groups   []Group  // in step with Answers
 	Missing  []expert.Name
-	Numerics string // of the experts; several are joined by commas
+	Numerics string // of the experts, and expert.SumNumerics where hosts added up; several are joined by commas
 }
 
 // Layer is a MoE layer that can be called: its gate and its shared expert are here, its experts anywhere. It never changes, and is
@@ -91,7 +114,7 @@ type Layer struct {
 }
 
 // Forward routes the rows, has the experts compute them, and adds up what comes back, in ascending order of experts, the shared
-// expert last: the same bits whoever hosts the experts. A failed expert's error is an *expert.CallError.
+// expert last: the same bits whoever hosts the experts, unless these add up (CombineAtPeers). A failed expert's error is an *expert.CallError.
 func (l *Layer) Forward(ctx context.Context, d Dispatcher, c Call) (*Output, error) {
 	start := time.Now()
 	out, err := l.forward(ctx, d, c)
@@ -112,7 +135,7 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	out := &Output{Routing: routing, Groups: routing.Groups(l.Gate.Rule().ScaleInput)}
 	withShared := l.Shared != nil && !c.NoShared
 	shared, sharedErr := l.startShared(ctx, x, withShared)
-	batch, pairs := l.pairs(x, out.Groups, c.Numerics)
+	batch, pairs := l.pairs(x, out.Groups, &c)
 	var q *quorum // nil: every answer is needed
 	if len(pairs) > 0 {
 		if c.KMin > 0 {
@@ -125,12 +148,14 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	if err := <-sharedErr; err != nil {
 		return nil, fmt.Errorf("the shared expert of %s: %w", l.Name, err)
 	}
-	groups, outputs, err := l.present(out, q, c.Policy)
+	there, err := l.present(out, q, c.Policy)
 	if err != nil {
 		return nil, err
 	}
-	y := make([]float32, routing.Rows*hidden)
-	Combine(y, hidden, groups, outputs)
+	y, err := l.combine(out, there)
+	if err != nil {
+		return nil, err
+	}
 	if withShared {
 		values, err := expert.Rows(*shared, hidden)
 		if err != nil {
@@ -196,7 +221,7 @@ func (l *Layer) startShared(ctx context.Context, x []float32, wanted bool) (y **
 
 // pairs returns what is sent: the rows once, and for each group the indices of its own. Where weights multiply inputs, each group
 // has rows of its own.
-func (l *Layer) pairs(x []float32, groups []Group, numerics string) (*tensor.Dense, []expert.Pair) {
+func (l *Layer) pairs(x []float32, groups []Group, c *Call) (*tensor.Dense, []expert.Pair) {
 	if len(groups) == 0 {
 		return nil, nil
 	}
@@ -210,7 +235,10 @@ func (l *Layer) pairs(x []float32, groups []Group, numerics string) (*tensor.Den
 	}
 	pairs := make([]expert.Pair, len(groups))
 	for i, g := range groups {
-		pairs[i] = expert.Pair{Expert: l.Name.Expert(g.Expert).ID(), Numerics: numerics, Rows: rows[i]}
+		pairs[i] = expert.Pair{Expert: l.Name.Expert(g.Expert).ID(), Numerics: c.Numerics, Rows: rows[i]}
+		if c.Combine == CombineAtPeers && g.In == nil {
+			pairs[i].Weights = g.Out
+		}
 	}
 	return expert.NewRows(x, hidden), pairs
 }
@@ -273,12 +301,16 @@ func dispatchQuorum(ctx context.Context, d Dispatcher, x *tensor.Dense, pairs []
 	})
 }
 
-// present returns the groups that were answered with their outputs, the weights of their rows made up for those that were not where
-// the call allows that; else the error of the first that was not.
-func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]Group, [][]float32, error) {
+// present tells which groups were answered for, where the call allows that some were not; else it returns the error of those.
+func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]bool, error) {
 	there := make([]bool, len(out.Groups))
-	outputs := make([][]float32, 0, len(out.Groups))
 	var numerics []string
+	note := func(name string) {
+		if !slices.Contains(numerics, name) {
+			numerics = append(numerics, name)
+		}
+	}
+	summed := false
 	var errs []error
 	for i, a := range out.Answers {
 		if a.Err != nil {
@@ -286,27 +318,60 @@ func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]Group, [][]flo
 			errs = append(errs, a.Err)
 			continue
 		}
-		values, err := expert.Rows(a.Output, l.Gate.Hidden())
-		if err != nil {
-			return nil, nil, err
-		}
 		there[i] = true
-		outputs = append(outputs, values)
-		if !slices.Contains(numerics, a.Numerics) {
-			numerics = append(numerics, a.Numerics)
-		}
+		summed = summed || a.Sum != nil
+		note(a.Numerics)
+	}
+	if summed {
+		note(expert.SumNumerics)
 	}
 	out.Numerics = strings.Join(numerics, ",")
-	if len(errs) == 0 {
-		return out.Groups, outputs, nil
-	}
 	switch {
+	case len(errs) == 0:
 	case q != nil:
 		if r := q.firstShort(); r >= 0 {
-			return nil, nil, fmt.Errorf("%s: row %d lacks answers for its quorum: %w", l.Name, r, errors.Join(errs...))
+			return nil, fmt.Errorf("%s: row %d lacks answers for its quorum: %w", l.Name, r, errors.Join(errs...))
 		}
 	case policy != PolicySkip:
-		return nil, nil, fmt.Errorf("%s: %w", l.Name, errors.Join(errs...))
+		return nil, fmt.Errorf("%s: %w", l.Name, errors.Join(errs...))
 	}
-	return Skip(out.Groups, there, out.Routing.Rows), outputs, nil
+	return there, nil
+}
+
+// combine adds up what came back: outputs first, then sums, both in ascending order of experts; the weights make up for what is missing.
+func (l *Layer) combine(out *Output, there []bool) ([]float32, error) {
+	rows, hidden := out.Routing.Rows, l.Gate.Hidden()
+	groups := out.Groups
+	var factors []float64 // nil: nothing is missing
+	if len(out.Missing) > 0 {
+		factors = Factors(groups, there, rows)
+		groups = Scale(groups, factors)
+	}
+	var apart []Group
+	var outputs [][]float32
+	var sums []*expert.Sum
+	for i, a := range out.Answers {
+		switch {
+		case a.Sum != nil:
+			if !slices.Contains(sums, a.Sum) {
+				sums = append(sums, a.Sum)
+			}
+		case a.Output != nil:
+			values, err := expert.Rows(a.Output, hidden)
+			if err != nil {
+				return nil, err
+			}
+			apart, outputs = append(apart, groups[i]), append(outputs, values)
+		}
+	}
+	y := make([]float32, rows*hidden)
+	Combine(y, hidden, apart, outputs)
+	for _, s := range sums {
+		values, err := expert.Rows(s.Output, hidden)
+		if err != nil {
+			return nil, err
+		}
+		AddSum(y, values, s.Rows, factors, hidden)
+	}
+	return y, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type fakeDispatcher struct {
 	delay   map[int]time.Duration // by expert
 	fail    map[int]error         // likewise
 	calls   atomic.Int32
+	hosts   int // which add up: expert e is at host e%hosts, those of the last return outputs all the same
 }
 
 func newFakeDispatcher(name expert.LayerName, experts int, forward func(ctx context.Context, e int, y, x []float32) error) *fakeDispatcher {
@@ -51,7 +53,27 @@ func (d *fakeDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []
 		})
 	}
 	all.Wait()
+	if d.hosts > 0 {
+		d.addUp(x, pairs, answers)
+	}
 	return answers, nil
+}
+
+// addUp puts a sum for each host in the place of outputs that have weights.
+func (d *fakeDispatcher) addUp(x *tensor.Dense, pairs []expert.Pair, answers []moe.Answer) {
+	sums := map[int]*expert.Sum{}
+	hidden := x.Shape()[1]
+	for i, p := range pairs {
+		h := d.indices[p.Expert] % d.hosts
+		if answers[i].Err != nil || p.Weights == nil || h == d.hosts-1 {
+			continue
+		}
+		if sums[h] == nil {
+			sums[h] = &expert.Sum{Output: expert.NewRows(make([]float32, len(x.Float32s())), hidden)}
+		}
+		expert.AddWeighted(sums[h].Output.Float32s(), answers[i].Output.Float32s(), p.Rows, p.Weights, hidden)
+		answers[i].Output, answers[i].Sum = nil, sums[h]
+	}
 }
 
 func (d *fakeDispatcher) answer(ctx context.Context, e int, x *tensor.Dense, p expert.Pair) moe.Answer {
@@ -117,6 +139,16 @@ func TestForward_GivesTheGoldenOutputOfEveryFamily(t *testing.T) {
 			require.Equal(t, out.Y.Float32s(), own.Y.Float32s())
 			require.Equal(t, out.Routing.Logits, own.Routing.Logits)
 
+			// Hosts that add up their own give the same to within rounding, and it is said.
+			d.hosts = 3
+			summed, err := callable.Forward(t.Context(), d, moe.Call{X: rowsOf(x, n, hidden), Combine: moe.CombineAtPeers})
+			require.NoError(t, err)
+			l.near(t, rows+".block_output", summed.Y.Float32s())
+			sums := slices.ContainsFunc(summed.Answers, func(a moe.Answer) bool { return a.Sum != nil })
+			require.Equal(t, sums, strings.Contains(summed.Numerics, expert.SumNumerics), summed.Numerics)
+			require.False(t, sums && l.gate.Rule().ScaleInput)
+			d.hosts = 0
+
 			// Three axes: sequences of their own, which matters where an expert takes so many rows of each.
 			three, err := callable.Forward(t.Context(), d, moe.Call{X: rowsOf(x, n, 1, hidden)})
 			require.NoError(t, err)
@@ -148,10 +180,18 @@ func TestForward_SkipLeavesExactlyTheLostExpertsOut(t *testing.T) {
 		require.ErrorAs(t, err, &failed)
 		require.Equal(t, callable.Name.Expert(lost).ID(), failed.Expert)
 
-		call.Policy = moe.PolicySkip
+		call.Policy, call.Combine, d.hosts = moe.PolicySkip, moe.CombineAtPeers, 3
+		summed, err := callable.Forward(t.Context(), d, call)
+		require.NoError(t, err)
+		require.Equal(t, []expert.Name{callable.Name.Expert(lost)}, summed.Missing)
+
+		call.Combine = moe.CombineAtCaller
 		out, err := callable.Forward(t.Context(), d, call)
 		require.NoError(t, err)
 		require.Equal(t, []expert.Name{callable.Name.Expert(lost)}, out.Missing)
+		for i, v := range out.Y.Float32s() {
+			require.InDelta(t, v, summed.Y.Float32s()[i], 1e-5*max(1, math.Abs(float64(v))))
+		}
 		want := l.without(t, x, whole.Routing, lost)
 		k := whole.Routing.K
 		for r := range 17 {

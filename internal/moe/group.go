@@ -3,6 +3,9 @@ package moe
 import (
 	"fmt"
 	"math"
+	"slices"
+
+	"github.com/kwaai/kwaaid/internal/expert"
 )
 
 // Group is the rows of a batch that go to one expert.
@@ -111,10 +114,9 @@ func Scaled(x []float32, hidden int, groups []Group) (batch []float32, rows [][]
 	return batch, rows
 }
 
-// Skip leaves out the groups that nobody answered for (present[i] is about groups[i]). The other weights of a row that lost
-// some are multiplied by (sum of all)/(sum of those present); a row that lost all gets nothing. Where the rule scales inputs, which have
-// been sent already, that factor multiplies the outputs. groups is left as it was.
-func Skip(groups []Group, present []bool, rows int) []Group {
+// Factors returns what makes up, row by row, for the groups that nobody answered for (present[i] is about groups[i]): the weights of a row that
+// lost some are multiplied by (sum of all)/(sum of those present). It is 1 for a row that lost none, and for one that lost all.
+func Factors(groups []Group, present []bool, rows int) []float64 {
 	all, there := make([]float64, rows), make([]float64, rows)
 	for i, g := range groups {
 		for j, r := range g.Rows {
@@ -125,22 +127,27 @@ func Skip(groups []Group, present []bool, rows int) []Group {
 			}
 		}
 	}
-	var left []Group
-	for i, g := range groups {
-		if !present[i] {
-			continue
+	for r, sum := range all {
+		all[r] = 1
+		if sum != there[r] && there[r] != 0 {
+			all[r] = sum / there[r]
 		}
+	}
+	return all
+}
+
+// Scale multiplies what multiplies outputs by each row's factor: also where the rule scales inputs, which have been sent already. groups is
+// left as it was.
+func Scale(groups []Group, factors []float64) []Group {
+	scaled := slices.Clone(groups)
+	for i, g := range groups {
 		out := make([]float32, len(g.Rows))
 		for j, r := range g.Rows {
-			out[j] = g.Out[j]
-			if all[r] != there[r] && there[r] != 0 {
-				out[j] = float32(float64(g.Out[j]) * (all[r] / there[r]))
-			}
+			out[j] = float32(float64(g.Out[j]) * factors[r])
 		}
-		g.Out = out
-		left = append(left, g)
+		scaled[i].Out = out
 	}
-	return left
+	return scaled
 }
 
 // weight is the routing weight of the group's j-th row, whatever it multiplies.
@@ -156,12 +163,24 @@ func (g *Group) weight(j int) float32 {
 func Combine(y []float32, hidden int, groups []Group, outputs [][]float32) {
 	clear(y)
 	for i, g := range groups {
-		for j, r := range g.Rows {
-			w := g.Out[j]
-			row, out := y[int(r)*hidden:(int(r)+1)*hidden], outputs[i][j*hidden:(j+1)*hidden]
-			for k, v := range out {
-				row[k] += float32(w * v) // the conversion keeps the compiler from fusing
-			}
+		expert.AddWeighted(y, outputs[i], g.Rows, g.Out, hidden)
+	}
+}
+
+// AddSum adds to y [rows, hidden] what a host has added up, rows of y (nil: all in order), each times its factor; nil factors are 1.
+func AddSum(y, sum []float32, rows []int32, factors []float64, hidden int) {
+	for j := range len(sum) / hidden {
+		r := j
+		if rows != nil {
+			r = int(rows[j])
+		}
+		factor := float32(1)
+		if factors != nil {
+			factor = float32(factors[r])
+		}
+		to := y[r*hidden : (r+1)*hidden]
+		for k, v := range sum[j*hidden : (j+1)*hidden] {
+			to[k] += float32(factor * v)
 		}
 	}
 }

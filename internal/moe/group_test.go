@@ -63,24 +63,33 @@ func TestCombine_AddsInTheOrderOfTheExperts(t *testing.T) {
 	require.Equal(t, []float32{9, 11, 8}, y)
 }
 
-func TestSkip_RenormalisesWhatIsLeft(t *testing.T) {
+func TestFactors_MakeUpForWhatIsMissing(t *testing.T) {
 	groups := chosen(t).Groups(false)
-	left := moe.Skip(groups, []bool{true, true, false}, 3) // expert 4 is missing
-	require.Equal(t, []moe.Group{
-		{Expert: 0, Rows: []int32{0, 2}, Out: []float32{1, 1}},
-		{Expert: 2, Rows: []int32{1}, Out: []float32{1}},
-	}, left)
+	factors := moe.Factors(groups, []bool{true, true, false}, 3) // expert 4 is missing
+	require.Equal(t, []float64{4, 2, 1}, factors)
+	scaled := moe.Scale(groups, factors)
+	require.Equal(t, []float32{1, 1}, scaled[0].Out)
+	require.Equal(t, []float32{1}, scaled[1].Out)
 	require.Equal(t, float32(0.25), groups[0].Out[0], "the groups themselves stay")
 
-	left = moe.Skip(groups, []bool{false, true, true}, 3) // row 2 lost all
+	factors = moe.Factors(groups, []bool{false, true, true}, 3) // row 2 lost all
 	y := make([]float32, 3)
-	moe.Combine(y, 1, left, [][]float32{{6}, {8, 10}})
+	moe.Combine(y, 1, moe.Scale(groups, factors)[1:], [][]float32{{6}, {8, 10}})
 	require.Equal(t, []float32{8, 8, 0}, y)
 
-	require.Equal(t, groups, moe.Skip(groups, []bool{true, true, true}, 3))
+	require.Equal(t, groups, moe.Scale(groups, moe.Factors(groups, []bool{true, true, true}, 3)))
 
 	// Inputs were scaled already: the factor multiplies the outputs.
-	left = moe.Skip(chosen(t).Groups(true), []bool{true, true, false}, 3)
-	require.Equal(t, []float32{0.25, 1}, left[0].In)
-	require.Equal(t, []float32{4, 1}, left[0].Out)
+	groups = chosen(t).Groups(true)
+	scaled = moe.Scale(groups, moe.Factors(groups, []bool{true, true, false}, 3))
+	require.Equal(t, []float32{0.25, 1}, scaled[0].In)
+	require.Equal(t, []float32{4, 1}, scaled[0].Out)
+}
+
+func TestAddSum_MakesUpForWhatRowsLost(t *testing.T) {
+	y := []float32{1, 1, 2, 2, 3, 3}
+	moe.AddSum(y, []float32{10, 20, 30, 40}, []int32{0, 2}, nil, 2)
+	require.Equal(t, []float32{11, 21, 2, 2, 33, 43}, y)
+	moe.AddSum(y, []float32{1, 1, 1, 1, 1, 1}, nil, []float64{1, 2, 0.5}, 2)
+	require.Equal(t, []float32{12, 22, 4, 4, 33.5, 43.5}, y)
 }

@@ -30,6 +30,7 @@ const (
 type target struct {
 	id           expert.ID
 	layer        *routed       // nil: it is an expert
+	call         moe.Call      // of the layer
 	x            *tensor.Dense // shared by all callers, who only read it
 	flops, bytes float64       // with Local, of one call: operations, and weights read
 }
@@ -120,11 +121,11 @@ func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
 	if t.layer, err = b.core.layers.get(name); err != nil {
 		return t, err
 	}
-	gate := t.layer.Gate
-	if t.x, err = b.core.drawRows(b.req.Rows, gate.Hidden(), b.req.Seed); err != nil || !b.req.Local {
+	t.call, _, err = b.core.layerCall(t.layer, api.LayerRequest{Rows: b.req.Rows, Seed: b.req.Seed, Codec: b.req.Codec, Combine: b.req.Combine})
+	if err != nil || !b.req.Local {
 		return t, err
 	}
-	for e, rows := range gate.Route(t.x.Float32s(), b.req.Rows).RowsPerExpert() {
+	for e, rows := range t.layer.Gate.Route(t.call.X.Float32s(), b.req.Rows).RowsPerExpert() {
 		if rows == 0 {
 			continue
 		}
@@ -182,7 +183,7 @@ func (b *bench) once(ctx context.Context, t *target) error {
 	if t.layer != nil {
 		ctx, cancel := b.core.deadline(ctx, 0)
 		defer cancel()
-		out, err := t.layer.Forward(ctx, b.dispatcher, moe.Call{X: t.x})
+		out, err := t.layer.Forward(ctx, b.dispatcher, t.call)
 		if err == nil {
 			t.layer.count(out.Routing.RowsPerExpert())
 		}

@@ -155,7 +155,7 @@ func (d layerDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []
 	out := make([]moe.Answer, len(answers))
 	for i, a := range answers {
 		out[i] = moe.Answer{
-			Output: a.Output, Expert: a.Expert, Where: string(a.Where), Digest: a.Digest, Numerics: a.Numerics, Attempts: a.Attempts, Err: a.Err,
+			Output: a.Output, Sum: a.Sum, Expert: a.Expert, Where: string(a.Where), Digest: a.Digest, Numerics: a.Numerics, Attempts: a.Attempts, Err: a.Err,
 		}
 		if a.Peer != "" {
 			out[i].Peer = a.Peer.String()
@@ -250,8 +250,8 @@ func (c *core) layerCall(layer *routed, req api.LayerRequest) (call moe.Call, as
 	if as, err = c.codec(req.Codec); err != nil {
 		return call, as, err
 	}
-	if req.Combine != "" && req.Combine != "caller" {
-		return call, as, fmt.Errorf("%w: combine %q: this version adds up at the caller", expert.ErrUnimplemented, req.Combine)
+	if call.Combine, err = moe.ParseCombining(cmp.Or(req.Combine, cfg.Combine)); err != nil {
+		return call, as, err
 	}
 	if call.Policy, err = moe.ParsePolicy(req.Policy); err != nil {
 		return call, as, err
