@@ -161,8 +161,9 @@ def test_another_model_under_the_same_name_is_found_out_before_anything_changes(
 
 def test_experts_that_were_left_out_are_told_of(swarm):
     model, node = swarm
-    patched = kwaai.patch(model, node.url, policy="skip")
+    patched = kwaai.patch(model, node.url, policy="skip", combine="peer")
     assert node.asked[0].parameters["policy"] == "skip"
+    assert node.asked[0].parameters["combine"] == "peer"
     node.reply_parameters = {"missing_experts": "expert-9"}
     with torch.no_grad(), pytest.warns(kwaai.MissingExpertsWarning, match="expert-9"):
         model(IDS)

@@ -66,7 +66,8 @@ class Experts:
         The node's gate chooses the experts, unless the caller does: ``experts`` (integers [rows, k], -1 for none) and ``weights``
         (floats [rows, k]). Other ``outputs`` are experts, weights and router_logits. Parameters of the protocol may follow: ``policy``
         (fail, or skip: an expert that nobody answers for is left out, and named in ``reply.missing_experts``), ``shared=False``
-        (the layer's shared expert is left out, for callers who compute it themselves), ``codec``, ``numerics``.
+        (the layer's shared expert is left out, for callers who compute it themselves), ``codec``, ``numerics``, ``combine`` (caller, or
+        peer: hosts add up what their experts make of a row).
         """
         inputs = {"hidden_states": hidden_states}
         if experts is not None:

@@ -209,6 +209,7 @@ def patch(
     token: str | None = None,
     policy: str | None = None,
     codec: str | None = None,
+    combine: str | None = None,
 ) -> Patched:
     """Has the swarm compute the experts of a transformers model's MoE layers, from now on.
 
@@ -218,8 +219,8 @@ def patch(
     ``name`` is the model's in the swarm, MODEL or MODEL@REVISION; without it, the last part of the path or name it was loaded by, as
     nodes call it too. The model's own experts are freed unless ``keep``, which makes ``restore()`` possible. Before anything is
     changed, ``verify`` compares each layer's answer to a few random rows with that of the model's own experts, and raises
-    ``WeightsDiffer`` where they are not the same. ``timeout`` is for one layer, in seconds; ``policy`` and ``codec`` are as in
-    ``Experts.layer``.
+    ``WeightsDiffer`` where they are not the same. ``timeout`` is for one layer, in seconds; ``policy``, ``codec`` and ``combine`` are
+    as in ``Experts.layer``.
 
     For forward passes: a gradient through the layers raises ``GradientsUnsupported``.
     """
@@ -230,7 +231,7 @@ def patch(
             f"{type(model).__name__} has no experts that could be replaced: expected a Mixture-of-Experts model of transformers 5 or later"
         )
     base = name or _model_name(model)
-    patched = Patched(model, client, {"timeout": timeout, "policy": policy, "codec": codec})
+    patched = Patched(model, client, {"timeout": timeout, "policy": policy, "codec": codec, "combine": combine})
     remote: dict[str, _RemoteExperts] = {}
     for path, (module, kind) in found.items():
         layer = f"{base}/{_layer(path)}"
