@@ -68,10 +68,16 @@ func (ps *Problems) addAll(err error, paths []string, sections ...string) {
 				}
 			}
 		}
-		if path == "" || !slices.ContainsFunc(known, func(p Problem) bool { return strings.HasPrefix(p.Path, path) }) {
+		if path == "" || !slices.ContainsFunc(known, func(p Problem) bool { return within(p.Path, path) }) {
 			ps.add(path, "%s", message)
 		}
 	}
+}
+
+// within tells whether a path is that key or leads to something in it: listen[0] is within listen, timeout_after_k_min not within timeout.
+func within(path, key string) bool {
+	rest, ok := strings.CutPrefix(path, key)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // leaves takes joined errors apart; nil has none.
