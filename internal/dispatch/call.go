@@ -76,6 +76,7 @@ type asked struct {
 	id     expert.ID
 	digest expert.Digest // the weights that are meant; zero: those that unpinned calls use
 	here   bool          // this node is to be asked first
+	other  expert.Digest // the weights that this node has instead; zero: it has none, or those that are meant
 	tried  []peer.ID
 	begun  int                // attempts
 	none   registry.NoneError // why nobody could be picked last
@@ -191,6 +192,7 @@ func (c *call) ask(id expert.ID, digest expert.Digest) (asked, error) {
 		a.digest = h.Digest
 	}
 	if a.digest != h.Digest {
+		a.other = h.Digest
 		return a, nil
 	}
 	if h.Hidden != c.hidden {
@@ -343,6 +345,9 @@ func (c *call) run(ex *exchange) (again []int) {
 func (c *call) over(now time.Time) error {
 	if err := c.ctx.Err(); err != nil && err != context.DeadlineExceeded {
 		return fmt.Errorf("%w: the caller gave up after %v", expert.ErrCancelled, now.Sub(c.began).Round(time.Microsecond))
+	}
+	if !c.began.Before(c.deadline) {
+		return fmt.Errorf("%w: it had passed when the call began", expert.ErrDeadlineExceeded)
 	}
 	if c.ctx.Err() != nil || !now.Before(c.deadline) {
 		return fmt.Errorf("%w: no answer within %v", expert.ErrDeadlineExceeded, c.deadline.Sub(c.began).Round(time.Microsecond))

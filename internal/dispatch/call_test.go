@@ -185,6 +185,46 @@ func TestCall_NoFallbackForPinnedWeights(t *testing.T) {
 	})
 }
 
+func TestCall_PinnedWeightsOtherThanThisNodesAreAMismatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.host(42, expert.StateReady)
+		pinned := Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42, Digest: digestY}}}
+		began := time.Now()
+		answers, err := d.Call(t.Context(), pinned)
+		require.NoError(t, err)
+		require.ErrorIs(t, answers[0].Err, expert.ErrDigestMismatch)
+		require.ErrorContains(t, answers[0].Err, digestX.String())
+		require.Less(t, time.Since(began), huntFor, "a complete walk is enough: there is a host, and it has said what it has")
+		require.Equal(t, 1, w.walks)
+
+		w.announce(42, func(ctx context.Context, x *tensor.Dense, pairs []expert.Pair) ([]expert.Result, error) {
+			results, err := identity(ctx, x, pairs)
+			for i := range results {
+				results[i].Digest = digestY
+			}
+			return results, err
+		}, "peer-a")
+		answers, err = d.Call(t.Context(), pinned)
+		require.NoError(t, err)
+		require.NoError(t, answers[0].Err)
+		require.Equal(t, digestY, answers[0].Digest)
+	})
+}
+
+func TestCall_DeadlineThatIsOverIsNotGivenAsATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.announce(42, identity, "peer-a")
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		answers, err := d.Call(ctx, Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}})
+		require.NoError(t, err)
+		require.ErrorIs(t, answers[0].Err, expert.ErrDeadlineExceeded)
+		require.NotContains(t, answers[0].Err.Error(), "within -")
+	})
+}
+
 func TestCall_WhenNoFallbackAnswersTheReasonIsTheExpertsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())

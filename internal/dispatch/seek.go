@@ -263,7 +263,7 @@ func (c *call) forgive(i int) {
 // settled tells whether another walk would change nothing: there are hosts, and they said what they have to say.
 func (c *call) settled(t *task) bool {
 	none := &t.asking.none
-	return len(t.suspects) > 0 || none.Known > 0 && none.Other+len(t.asking.unable) >= none.Known
+	return len(t.suspects) > 0 || none.Known == 0 && !t.asking.other.IsZero() || none.Known > 0 && none.Other+len(t.asking.unable) >= none.Known
 }
 
 // pause waits without the lock, or until nobody needs the search any more.
@@ -286,6 +286,8 @@ func (c *call) reason(t *task) error {
 		return fmt.Errorf("%w: %d hosts of %s are known, all with other weights than %v", expert.ErrDigestMismatch, a.none.Known, a.id, a.digest)
 	case a.last != nil && !errors.Is(a.last, expert.ErrNotFound):
 		return a.last
+	case a.none.Known == 0 && !a.other.IsZero():
+		return fmt.Errorf("%w: this node hosts %s with the weights %v, and nobody else is found", expert.ErrDigestMismatch, a.id, a.other)
 	case a.none.Known > 0 && a.last == nil:
 		none := a.none
 		return fmt.Errorf("%w: %w", expert.ErrNotReady, &none)
