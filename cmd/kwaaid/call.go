@@ -28,7 +28,7 @@ type callCmd struct {
 	Name     string        `arg:"" help:"An expert: expert-N, N, MODEL[@REVISION]/LAYER/INDEX. Or a MoE layer: MODEL[@REVISION]/LAYER."`
 	Input    string        `placeholder:"X.npy" help:"Rows to send: 1-D, 2-D or 3-D float32; - reads stdin."`
 	Output   string        `placeholder:"Y.npy" help:"Where to write the answer; - writes stdout."`
-	Rows     int           `placeholder:"N" help:"Without --input: how many random rows to send."`
+	Rows     *int          `placeholder:"N" help:"Without --input: how many random rows to send (default: 1)."`
 	Seed     uint64        `help:"Without --input: the seed of the random rows."`
 	Timeout  time.Duration `default:"5s" help:"Deadline of the whole call, look-up included."`
 	Digest   string        `placeholder:"HEX" help:"Pin the weights: 64 hexadecimal digits."`
@@ -44,10 +44,10 @@ func (c *callCmd) check(a *app) error {
 	switch {
 	case c.Output == "-" && a.JSON:
 		return usageError("--output - and --json both want stdout: choose one")
-	case c.Input != "" && c.Rows != 0:
+	case c.Input != "" && c.Rows != nil:
 		return usageError("--input brings its own rows: leave out --rows")
-	case c.Rows < 0:
-		return usagef("--rows %d: expected a positive number", c.Rows)
+	case c.Rows != nil && *c.Rows <= 0:
+		return usagef("--rows %d: expected a positive number", *c.Rows)
 	case c.TopK < 0:
 		return usagef("--top-k %d: expected a positive number", c.TopK)
 	case c.Timeout <= 0:
@@ -92,7 +92,7 @@ func (c *callCmd) Run(a *app) error {
 	}
 	defer s.Close()
 	res, y, err := s.Call(ctx, api.CallRequest{
-		Name: c.Name, Input: x, Rows: max(c.Rows, 1), Seed: c.Seed,
+		Name: c.Name, Input: x, Rows: c.drawn(), Seed: c.Seed,
 		Timeout: c.Timeout, Digest: c.Digest, Codec: c.Codec, Numerics: c.Numerics,
 	})
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *callCmd) callLayer(ctx context.Context, a *app, x *tensor.Dense) error 
 	n := a.node()
 	defer n.Close()
 	res, out, err := n.CallLayer(ctx, api.LayerRequest{
-		Name: c.Name, Input: x, Rows: max(c.Rows, 1), Seed: c.Seed, TopK: c.TopK,
+		Name: c.Name, Input: x, Rows: c.drawn(), Seed: c.Seed, TopK: c.TopK,
 		Timeout: c.Timeout, Codec: c.Codec, Numerics: c.Numerics, Combine: c.Combine, Policy: c.Policy,
 	})
 	if err != nil {
@@ -152,6 +152,14 @@ func (c *callCmd) callLayer(ctx context.Context, a *app, x *tensor.Dense) error 
 			fmt.Fprintf(w, "  written   %s\n", c.Output)
 		}
 	})
+}
+
+// drawn is how many rows are drawn where none are given.
+func (c *callCmd) drawn() int {
+	if c.Rows == nil {
+		return 1
+	}
+	return *c.Rows
 }
 
 // readInput returns nil where the rows are drawn.

@@ -37,6 +37,10 @@ func TestCommands_WrongUsageIsExitCodeTwoWithADocument(t *testing.T) {
 		"stdout twice":          {"call", "7", "--output", "-"},
 		"rows besides an input": {"call", "7", "--rows", "2", "--input", "x.npy"},
 		"a missing input":       {"call", "7", "--input", "does-not-exist.npy"},
+		"an empty batch":        {"call", "7", "--rows", "0"},
+		"no multiaddr to join":  {"call", "7", "--bootstrap", "somewhere"},
+		"nobody to join":        {"resolve", "7", "--bootstrap", "/ip4/127.0.0.1/tcp/7577"},
+		"no swarm to join":      {"peers", "--swarm", "a/b", "--bootstrap", nobody},
 		"no rows to bench":      {"bench", "7", "--rows", "0"},
 		"a bad SPEC":            {"run", "--expert", "id=7,kind=magic"},
 		"an unknown log level":  {"run", "--log-level", "loud"},
@@ -62,6 +66,19 @@ func TestCommands_WithoutANodeSayHowToStartOne(t *testing.T) {
 		require.Equal(t, exitFailed, o.code, command)
 		require.NotNil(t, decode[failure](t, o).Error, command)
 		require.Contains(t, o.stderr, "no node at "+addr+"; start one with `kwaaid run`", command)
+	}
+}
+
+// nobody is the address of a node that is not there.
+const nobody = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+func TestCommands_ThatCannotJoinSayWhomTheyTried(t *testing.T) {
+	for _, command := range [][]string{{"call", "7"}, {"resolve", "7"}, {"experts"}, {"peers"}, {"bench", "7"}} {
+		o := kwaaid(t, append(command, "--json", "--bootstrap", nobody)...)
+		require.Equal(t, exitFailed, o.code, command)
+		doc := decode[failure](t, o)
+		require.Equal(t, "DIAL_FAILED", doc.Error.Code, command)
+		require.Contains(t, doc.Error.Message, "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN", command)
 	}
 }
 
@@ -100,7 +117,10 @@ func TestCommands_OfANode(t *testing.T) {
 		require.Equal(t, remote.Digest, decode[api.CallResult](t, pinned).Digest)
 		other := kwaaid(t, at("call", "8", "--digest", strings.Repeat("ab", 32))...)
 		require.Equal(t, exitFailed, other.code)
+		require.Equal(t, "DIGEST_MISMATCH", decode[failure](t, other).Error.Code)
 		require.Equal(t, "expert-8", decode[failure](t, other).Expert)
+		own := kwaaid(t, "call", "8", "--digest", strings.Repeat("ab", 32), "--json", "--api", host.API)
+		require.Equal(t, "DIGEST_MISMATCH", decode[failure](t, own).Error.Code, "a host with other weights")
 	})
 	t.Run("call takes one, two and three dimensions, from stdin to stdout", func(t *testing.T) {
 		for _, shape := range [][]int{{16}, {2, 16}, {2, 3, 16}} {
@@ -205,6 +225,10 @@ func TestCommands_OfANode(t *testing.T) {
 		kwaaid(t, at("call", "21")...).ok(t)
 		again := kwaaid(t, "load", "id=21,kind=identity,hidden=16", "--json", "--api", host.API)
 		require.Equal(t, exitFailed, again.code, "a second expert under one ID")
+		missing := kwaaid(t, "load", "checkpoint="+filepath.Join(t.TempDir(), "nothing"), "--json", "--api", host.API)
+		require.Equal(t, exitFailed, missing.code)
+		require.Equal(t, "INVALID_ARGUMENT", decode[failure](t, missing).Error.Code)
+		require.Contains(t, missing.stderr, "config.json")
 		kwaaid(t, "unload", "21", "--json", "--api", host.API).ok(t)
 		gone := kwaaid(t, "call", "21", "--json", "--api", host.API)
 		require.Equal(t, exitFailed, gone.code)

@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/wire"
 )
 
 // Exit codes, as in the contract.
@@ -144,11 +145,7 @@ func codeOf(err error) string {
 	switch {
 	case errors.Is(err, api.ErrNoNode):
 		return "DIAL_FAILED"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DEADLINE_EXCEEDED"
-	case errors.Is(err, context.Canceled):
-		return "CANCELLED"
 	default:
-		return "INTERNAL"
+		return wire.StatusOf(err).String()
 	}
 }

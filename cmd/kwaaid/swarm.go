@@ -38,6 +38,9 @@ func (j join) open(a *app) (swarm, error) {
 	cfg := config.Default()
 	cfg.Swarm = j.Swarm
 	cfg.Bootstrap = j.Bootstrap
+	if err := cfg.Validate(); err != nil {
+		return nil, configError(err)
+	}
 	c, err := node.Join(a.ctx, cfg, version())
 	if err != nil {
 		return nil, fmt.Errorf("joining the swarm %s: %w", j.Swarm, err)

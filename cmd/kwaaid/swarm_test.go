@@ -191,4 +191,25 @@ func TestRun_RefusesBrokenExpertsUnlessToldToKeepGoing(t *testing.T) {
 	h := startNode(t, "--keep-going", "--expert", spec, "--expert", "id=7,kind=identity,hidden=8")
 	_, _, err := h.Client.Call(t.Context(), api.CallRequest{Name: "7"})
 	require.NoError(t, err)
+
+	// Of a checkpoint the layers that can be used are hosted; what is missing is told.
+	cut := filepath.Join(dir, "cut")
+	require.NoError(t, os.CopyFS(cut, os.DirFS(filepath.Join(fixtures, "moe/mixtral-f32-sharded"))))
+	const shard = "model-00003-of-00004.safetensors" // of layer 1
+	require.NoError(t, os.Chmod(filepath.Join(cut, shard), 0o600))
+	require.NoError(t, os.Truncate(filepath.Join(cut, shard), 1000))
+	h = startNode(t, "--keep-going", "--expert", "checkpoint="+cut, "--expert", spec, "--expert", "id=43,kind=glu,file="+broken+".not")
+	_, _, err = h.Client.CallLayer(t.Context(), api.LayerRequest{Name: "cut/0", Rows: 3})
+	require.NoError(t, err)
+	_, _, err = h.Client.CallLayer(t.Context(), api.LayerRequest{Name: "cut/1", Rows: 3})
+	require.ErrorContains(t, err, shard)
+	s, err := h.Client.Status(t.Context())
+	require.NoError(t, err)
+	require.True(t, s.Ready)
+	require.Equal(t, 8, s.Experts.Ready)
+	require.Len(t, s.Degraded, 3, "%v", s.Degraded)
+	all := strings.Join(s.Degraded, "\n")
+	for _, part := range []string{shard, "expert-42", broken + ".not"} {
+		require.Contains(t, all, part)
+	}
 }

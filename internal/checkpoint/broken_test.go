@@ -152,7 +152,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 					require.NoError(t, os.Remove(shard))
 				}
 			},
-			[]string{"none of the 4 files"},
+			[]string{"none of the 4 files", "no such file"},
 		},
 		"a shard in another directory": {
 			"moe/mixtral-f32-sharded", func(t *testing.T, dir string) {
@@ -282,6 +282,32 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 			require.ErrorContains(t, err, dir, "it names the file")
 			for _, part := range c.says {
 				require.ErrorContains(t, err, part)
+			}
+		})
+	}
+}
+
+func TestSelect_LayersThatCanBeUsedComeBesideTheErrorOfThoseThatCannot(t *testing.T) {
+	for name, spoil := range map[string]func(shard string) error{
+		"missing":   os.Remove,
+		"cut short": func(shard string) error { return os.Truncate(shard, 1000) },
+		"no file":   func(shard string) error { return os.WriteFile(shard, []byte("nothing"), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copyOf(t, "moe/mixtral-f32-sharded")
+			const shard = "model-00003-of-00004.safetensors" // of layer 1
+			require.NoError(t, spoil(filepath.Join(dir, shard)))
+			c, err := checkpoint.Open(dir)
+			require.NoError(t, err)
+			defer c.Close()
+			choices, _, err := c.Select(nil, nil)
+			require.ErrorContains(t, err, shard)
+			require.ErrorContains(t, err, "model.layers.1.block_sparse_moe.experts")
+			require.Len(t, choices, 8)
+			for _, choice := range choices {
+				require.Equal(t, "0", choice.Layer.Name)
+				_, err := choice.Layer.Load(t.Context(), choice.Index, engine(t), nil)
+				require.NoError(t, err)
 			}
 		})
 	}

@@ -32,6 +32,16 @@ type Option func(*File)
 // WithHashes leaves out the hashing of slices whose hashes are known already, and remembers the others.
 func WithHashes(h *Hashes) Option { return func(f *File) { f.hashes = h } }
 
+// brokenError says why a file is no safetensors file, or a broken one.
+type brokenError struct {
+	path string
+	err  error
+}
+
+func (e *brokenError) Error() string { return e.path + ": " + e.err.Error() }
+
+func (e *brokenError) Unwrap() error { return e.err }
+
 // OpenFile opens a safetensors file and checks its header. Errors name the file, and the tensor where one is to blame.
 func OpenFile(path string, opts ...Option) (*File, error) {
 	info, err := os.Stat(path)
@@ -50,7 +60,7 @@ func OpenFile(path string, opts ...Option) (*File, error) {
 	}
 	tensors, err := readHeader(f, info.Size())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+		return nil, errors.Join(&brokenError{path, err}, f.Close())
 	}
 	file := &File{path: path, f: f, is: info, tensors: tensors}
 	for _, o := range opts {

@@ -40,7 +40,10 @@ func (n network) load(ctx context.Context, e int, engine expert.Engine, buffers 
 	}
 	f, err := expert.NewFFN(m, w, engine)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", n.src.dir, strings.TrimSuffix(n.prefix, "."), err)
+		if n.prefix != "" {
+			err = fmt.Errorf("%s: %w", strings.TrimSuffix(n.prefix, "."), err)
+		}
+		return nil, fmt.Errorf("%s: %w", n.src.dir, err)
 	}
 	return f, nil
 }

@@ -14,7 +14,7 @@ type Choice struct {
 
 // Select returns the experts that both functions choose, by layer and index; nil functions choose all. Whatever they choose
 // that does not exist, dense layers too, is passed over. When nothing is left the warning says what there is. The error is that of
-// a chosen layer which can't be used.
+// chosen layers which can't be used; the experts of the others are returned beside it.
 func (c *Checkpoint) Select(layer func(name string) bool, index func(int) bool) (choices []Choice, warning string, err error) {
 	var errs []error
 	for _, l := range c.layers {
@@ -32,7 +32,7 @@ func (c *Checkpoint) Select(layer func(name string) bool, index func(int) bool) 
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, "", err
+		return choices, "", err
 	}
 	if len(choices) == 0 {
 		warning = fmt.Sprintf("%s: nothing is selected: the checkpoint has %s", c.dir, c.inventory())

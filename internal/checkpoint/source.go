@@ -25,11 +25,11 @@ type source struct {
 	files  map[string]*File  // by file name; those that are there
 	where  map[string]string // tensor -> file name
 	names  []string          // of all tensors, sorted
-	absent map[string]error  // file name -> why a shard that the index names is not there
+	absent map[string]error  // file name -> why a shard that the index names cannot be used
 }
 
-// openSource opens all files of a checkpoint's directory and reads their headers. A shard that is missing is an error only
-// once a tensor of it is needed: a host of a few experts need not keep the whole checkpoint.
+// openSource opens all files of a checkpoint's directory and reads their headers. A shard that is missing or broken is an error
+// only once a tensor of it is needed: a host of a few experts need not keep the whole checkpoint.
 func openSource(dir string, opts ...Option) (_ *source, err error) {
 	s := &source{dir: dir, opts: opts, files: map[string]*File{}, where: map[string]string{}, absent: map[string]error{}}
 	defer func() {
@@ -92,7 +92,10 @@ func (s *source) openIndex() error {
 	}
 	for _, shard := range slices.Sorted(maps.Keys(shards)) {
 		f, err := OpenFile(filepath.Join(s.dir, shard), s.opts...)
+		broken, isBroken := errors.AsType[*brokenError](err)
 		switch {
+		case isBroken:
+			s.absent[shard] = broken
 		case errors.Is(err, fs.ErrNotExist):
 			s.absent[shard] = err
 		case err != nil:
@@ -102,7 +105,8 @@ func (s *source) openIndex() error {
 		}
 	}
 	if len(s.files) == 0 {
-		return fmt.Errorf("%s: none of the %d files that it names is there", path, len(shards))
+		first := s.absent[slices.Min(slices.Collect(maps.Keys(s.absent)))]
+		return fmt.Errorf("%s: none of the %d files that it names can be used: %w", path, len(shards), first)
 	}
 	return nil
 }
@@ -138,7 +142,11 @@ func (s *source) find(name string) (tensorAt, error) {
 		return tensorAt{}, fmt.Errorf("%s: no tensor %q", s.dir, name)
 	}
 	if err := s.absent[shard]; err != nil {
-		return tensorAt{}, fmt.Errorf("%s: the file with tensor %q is missing: %w", filepath.Join(s.dir, indexName), name, err)
+		word := "cannot be used"
+		if errors.Is(err, fs.ErrNotExist) {
+			word = "is missing"
+		}
+		return tensorAt{}, fmt.Errorf("%s: the file with tensor %q %s: %w", filepath.Join(s.dir, indexName), name, word, err)
 	}
 	f := s.files[shard]
 	info, found := f.tensors[name]

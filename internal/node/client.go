@@ -100,7 +100,7 @@ func Join(ctx context.Context, cfg *config.Config, version string) (_ *Client, e
 	if err := c.finder.WaitJoined(wait); err != nil {
 		stop(errStopped)
 		_ = group.Wait() // ends with errStopped
-		return nil, fmt.Errorf("%w: none of %v answered within %v", expert.ErrDialFailed, cfg.Bootstrap, joinTimeout)
+		return nil, fmt.Errorf("%w: %w", expert.ErrDialFailed, err)
 	}
 	return client, nil
 }

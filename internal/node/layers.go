@@ -108,7 +108,7 @@ func (c *core) loadLayer(ctx context.Context, e config.Layer) error {
 // its experts can be hosted all the same.
 func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, revision string, chosen func(layer string) bool) {
 	for _, l := range from.Layers() {
-		if !chosen(l.Name) || l.Err != nil {
+		if !chosen(l.Name) {
 			continue
 		}
 		name, err := expert.NewLayerName(model, revision, l.Name)
@@ -117,7 +117,10 @@ func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, re
 			continue
 		}
 		r := &routed{Layer: moe.Layer{Name: name, Metrics: c.moe.Layer(name)}, rows: make([]int, l.Experts)}
-		if r.Gate, r.err = moe.LoadGate(from, l); r.err == nil { //nolint:contextcheck // a router is read in a moment
+		if r.err = l.Err; r.err == nil {
+			r.Gate, r.err = moe.LoadGate(from, l)
+		}
+		if r.err == nil {
 			r.Shared, r.err = loadShared(ctx, l, c.engine)
 		}
 		if r.err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/config"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/serving"
+	"github.com/kwaai/kwaaid/internal/wire"
 )
 
 // ErrCannotLoad: an expert of the configuration cannot be hosted. The message names file, tensor, expected and found.
@@ -38,30 +39,48 @@ func (b *batch) close() {
 	}
 }
 
-// loadAll hosts the entries. With keepGoing an entry that fails is logged and left out, else the first failure ends it.
+// loadAll hosts the entries. With keepGoing what fails is logged, left out and told of by Ready; else the first failure ends it.
 func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing bool) error {
 	for _, e := range entries {
-		if _, err := n.load(ctx, e); err != nil {
+		if _, err := n.load(ctx, e, keepGoing); err != nil {
 			if !keepGoing || ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ErrCannotLoad, err)
 			}
-			n.log.Error().Err(err).Str("entry", e.String()).Msg("expert left out")
+			n.log.Error().Err(err).Str("entry", e.String()).Msg("experts left out")
 		}
 	}
 	return nil
 }
 
-// load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail.
-func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
+// maxLeftOut bounds what is kept for operators about an entry that was left out: a checkpoint may have something to say of each layer.
+const maxLeftOut = 512
+
+// leaveOut notes why an entry of the configuration is not hosted, or not as a whole.
+func (n *Node) leaveOut(e config.Expert, err error) {
+	why, more, cut := strings.Cut(err.Error(), "\n")
+	if len(why) > maxLeftOut {
+		why, cut = why[:maxLeftOut], true
+	}
+	if cut && more != "" {
+		why += fmt.Sprintf(" (and %d more)", 1+strings.Count(more, "\n"))
+	}
+	n.leftOutMu.Lock()
+	defer n.leftOutMu.Unlock()
+	n.leftOut = append(n.leftOut, fmt.Sprintf("experts left out: %s: %s", e, why))
+}
+
+// load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail; with
+// keepGoing those of a checkpoint's layers that can be used are loaded beside the error of the others.
+func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool) ([]expert.ID, error) {
 	var read atomic.Int64
 	b, err := n.open(ctx, e, func(bytes int64) { read.Add(bytes) })
-	if err != nil {
+	defer b.close()
+	if err != nil && !keepGoing {
 		return nil, err
 	}
-	defer b.close()
 	loadings := make([]*serving.Loading, 0, len(b.offers))
 	ids := make([]expert.ID, 0, len(b.offers))
-	var errs []error
+	errs := []error{err}
 	for _, o := range b.offers {
 		l, err := n.serving.Begin(o)
 		if err != nil {
@@ -69,6 +88,9 @@ func (n *Node) load(ctx context.Context, e config.Expert) ([]expert.ID, error) {
 			continue
 		}
 		loadings, ids = append(loadings, l), append(ids, o.ID)
+	}
+	if err := errors.Join(errs...); err != nil && keepGoing {
+		n.leaveOut(e, err)
 	}
 	begun, total := time.Now(), int64(0)
 	for _, o := range b.offers {
@@ -128,14 +150,15 @@ func named(o serving.Offer, err error) error {
 	return err
 }
 
-// open reads the headers behind an entry and says what there is to load.
+// open reads the headers behind an entry and says what there is to load, which may be something beside an error. What it returns is
+// to be closed.
 func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Progress) (*batch, error) {
 	if e.Checkpoint != "" {
 		return n.openCheckpoint(ctx, e, progress)
 	}
 	id, ok := e.ExpertID()
 	if !ok {
-		return nil, fmt.Errorf("%w: %s has neither an id nor a name", expert.ErrInvalidArgument, e)
+		return &batch{}, fmt.Errorf("%w: %s has neither an id nor a name", expert.ErrInvalidArgument, e)
 	}
 	o := serving.Offer{ID: id}
 	if name, ok := e.Name(); ok {
@@ -147,7 +170,7 @@ func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Pr
 	}
 	info, err := os.Stat(e.File)
 	if err != nil {
-		return nil, err
+		return &batch{}, fmt.Errorf("%s: %w", id, err)
 	}
 	o.Bytes = info.Size() // packed weights take about what they take in the file
 	o.Load = func(ctx context.Context) (expert.Expert, error) {
@@ -159,19 +182,15 @@ func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Pr
 func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress checkpoint.Progress) (*batch, error) {
 	model, err := e.ModelName()
 	if err != nil {
-		return nil, err
+		return &batch{}, err
 	}
 	c, err := checkpoint.Open(e.Checkpoint, checkpoint.WithHashes(n.hashes))
 	if err != nil {
-		return nil, err
+		return &batch{}, err
 	}
 	b := &batch{files: c}
 	n.route(ctx, c, model, e.Revision, e.Layers.HasLayer)
-	choices, warning, err := c.Select(e.Layers.HasLayer, e.Experts.Has)
-	if err != nil {
-		b.close()
-		return nil, err
-	}
+	choices, warning, unusable := c.Select(e.Layers.HasLayer, e.Experts.Has)
 	if warning != "" {
 		n.log.Warn().Str("entry", e.String()).Msg(warning)
 	}
@@ -179,8 +198,7 @@ func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress che
 		l, index := choice.Layer, choice.Index
 		layer, err := expert.NewLayerName(model, e.Revision, l.Name)
 		if err != nil {
-			b.close()
-			return nil, err
+			return b, err
 		}
 		name := layer.Expert(index)
 		b.offers = append(b.offers, serving.Offer{
@@ -188,7 +206,7 @@ func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress che
 			Load: func(ctx context.Context) (expert.Expert, error) { return l.Load(ctx, index, n.engine, progress) },
 		})
 	}
-	return b, nil
+	return b, unusable
 }
 
 // Load hosts more experts, as one entry of the configuration's `experts` would.
@@ -197,8 +215,11 @@ func (n *Node) Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, e
 	if err != nil {
 		return api.ExpertList{}, fmt.Errorf("%w: %s", expert.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	ids, err := n.load(ctx, e)
+	ids, err := n.load(ctx, e, false)
 	if err != nil {
+		if wire.StatusOf(err) == wire.Internal && !errors.Is(err, expert.ErrInternal) { // the files are not what the caller thinks
+			err = fmt.Errorf("%w: %w", expert.ErrInvalidArgument, err)
+		}
 		return api.ExpertList{}, err
 	}
 	return n.list(ids), nil

@@ -57,6 +57,9 @@ type Node struct {
 	loaded   atomic.Bool  // all experts of the configuration are loaded
 	stopping atomic.Bool
 	closers  []func() error // in the order of opening
+
+	leftOutMu sync.Mutex
+	leftOut   []string // what the configuration asks for and is not hosted, though the node keeps going
 }
 
 // Up says where a node is once it listens.
@@ -397,6 +400,9 @@ func (n *Node) Ready(context.Context) (api.Readiness, error) {
 			r.Degraded = append(r.Degraded, fmt.Sprintf("%s failed: %s", h.ID, h.Problem))
 		}
 	}
+	n.leftOutMu.Lock()
+	r.Degraded = append(r.Degraded, n.leftOut...)
+	n.leftOutMu.Unlock()
 	r.Degraded = append(r.Degraded, d.Degraded...)
 	r.Ready = len(r.Reasons) == 0
 	return r, nil
