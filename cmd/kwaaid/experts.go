@@ -23,7 +23,44 @@ func (c *expertsCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.print(experts, func(w io.Writer) { printExperts(w, experts) })
+	var layers []api.Layer
+	if n, local := s.(*api.Client); local && !a.JSON { // a client of the swarm routes no layers
+		if layers, err = n.Layers(a.ctx); err != nil {
+			return err
+		}
+	}
+	return a.print(experts, func(w io.Writer) {
+		printExperts(w, experts)
+		printLayers(w, layers)
+	})
+}
+
+// printLayers lists the layers that the node routes, with how evenly its calls went to their experts.
+func printLayers(w io.Writer, layers []api.Layer) {
+	if len(layers) == 0 {
+		return
+	}
+	rows := [][]string{{"LAYER", "HIDDEN", "EXPERTS", "TOP-K", "ROWS", "BALANCE", "BUSIEST"}}
+	for _, l := range layers {
+		if l.Error != "" {
+			rows = append(rows, []string{l.Layer, "-", strconv.Itoa(l.Experts), "-", "-", "-", "cannot be routed: " + l.Error})
+			continue
+		}
+		total, busiest := 0, 0
+		for i, n := range l.RowsPerExpert {
+			total += n
+			if n > l.RowsPerExpert[busiest] {
+				busiest = i
+			}
+		}
+		balance, who := "-", "-"
+		if total > 0 {
+			balance, who = fmt.Sprintf("%.2f", l.Balance), fmt.Sprintf("%d (%d rows)", busiest, l.RowsPerExpert[busiest])
+		}
+		rows = append(rows, []string{l.Layer, strconv.Itoa(l.Hidden), strconv.Itoa(l.Experts), strconv.Itoa(l.TopK), strconv.Itoa(total), balance, who})
+	}
+	fmt.Fprintln(w)
+	table(w, rows)
 }
 
 func printExperts(w io.Writer, experts []api.Expert) {

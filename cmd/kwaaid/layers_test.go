@@ -319,6 +319,25 @@ func TestBench_TakesLayers(t *testing.T) {
 		total += n
 	}
 	require.Equal(t, (20+10)*4*layers[0].TopK, total)
+	require.InDelta(t, float64(slices.Max(layers[0].RowsPerExpert)*layers[0].Experts)/float64(total), layers[0].Balance, 1e-9)
+
+	// People see it by `experts`, Prometheus by /metrics.
+	shown := kwaaid(t, "experts", "--api", s.caller.API).ok(t).stdout
+	require.Regexp(t, fmt.Sprintf(`(?m)^%s +\d+ +%d +%d +%d +%.2f `, l.name, layers[0].Experts, layers[0].TopK, total, layers[0].Balance), shown)
+	byIndex := map[string]string{}
+	for _, m := range scrape(t, s.caller.API) {
+		switch {
+		case m.labels["layer"] != l.name:
+		case m.name == "kwaai_moe_expert_rows_total":
+			byIndex[m.labels["index"]] = m.value
+		case m.name == "kwaai_moe_balance":
+			require.Equal(t, strconv.FormatFloat(layers[0].Balance, 'g', -1, 64), m.value)
+		}
+	}
+	require.Len(t, byIndex, layers[0].Experts)
+	for i, n := range layers[0].RowsPerExpert {
+		require.Equal(t, strconv.Itoa(n), byIndex[strconv.Itoa(i)])
+	}
 
 	// What the experts did, their hosts know, and the caller how fast its peers answered.
 	var computed uint64

@@ -55,6 +55,7 @@ type cli struct {
 type app struct {
 	*cli
 	ctx    context.Context // ends at the first SIGINT or SIGTERM
+	lines  bool            // stdout is a document a line: log lines, at last maybe that of a failure
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer

@@ -24,7 +24,9 @@ func (a *app) print(doc any, human func(w io.Writer)) error {
 func (a *app) document(doc any) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
+	if !a.lines {
+		enc.SetIndent("", "  ")
+	}
 	return enc.Encode(doc)
 }
 

@@ -92,6 +92,7 @@ func (a *app) logger(cfg config.Log) zerolog.Logger {
 	w := a.stderr
 	if a.JSON {
 		w = a.stdout
+		a.lines = true
 	}
 	f, isFile := w.(*os.File)
 	terminal := isFile && isatty.IsTerminal(f.Fd())

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -187,6 +188,13 @@ func TestRun_RefusesBrokenExpertsUnlessToldToKeepGoing(t *testing.T) {
 	o := kwaaid(t, "run", "--data", t.TempDir(), "--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--expert", spec)
 	require.Equal(t, exitUsage, o.code, o.stderr)
 	require.Contains(t, o.stderr, broken)
+	o = kwaaid(t, "run", "--json", "--data", t.TempDir(), "--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--expert", spec)
+	require.Equal(t, exitUsage, o.code, o.stderr)
+	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
+	for _, line := range lines {
+		require.True(t, json.Valid([]byte(line)), "log lines and the failure are a document a line: %s", line)
+	}
+	require.Contains(t, lines[len(lines)-1], `{"error":{"code":"INVALID_ARGUMENT"`)
 
 	h := startNode(t, "--keep-going", "--expert", spec, "--expert", "id=7,kind=identity,hidden=8")
 	_, _, err := h.Client.Call(t.Context(), api.CallRequest{Name: "7"})

@@ -67,4 +67,7 @@ type Layer struct {
 	Shared        bool   `json:"shared"` // it has a shared expert, computed where the caller's node is
 	Error         string `json:"error,omitempty"`
 	RowsPerExpert []int  `json:"rows_per_expert,omitempty"` // routed by this node since it started
+
+	// Balance is the rows of the busiest expert over the mean of all: 1 is even; 0 while none were routed.
+	Balance float64 `json:"balance"`
 }

@@ -82,6 +82,7 @@ type asked struct {
 	none   registry.NoneError // why nobody could be picked last
 	last   error              // of the last attempt that failed; nil: none did
 	unable []peer.ID          // hosts that cannot do it, whenever they are asked
+	cannot bool               // nor can this node
 }
 
 // exchange is one request to one peer, or to this node, with one or more pairs.
@@ -192,7 +193,7 @@ func (c *call) ask(id expert.ID, digest expert.Digest) (asked, error) {
 		a.digest = h.Digest
 	}
 	if a.digest != h.Digest {
-		a.other = h.Digest
+		a.other, a.cannot = h.Digest, true
 		return a, nil
 	}
 	if h.Hidden != c.hidden {

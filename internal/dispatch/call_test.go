@@ -212,6 +212,23 @@ func TestCall_PinnedWeightsOtherThanThisNodesAreAMismatch(t *testing.T) {
 	})
 }
 
+func TestCall_WhatThisNodeCannotDoTakesOneWalkWhenNobodyElseIsThere(t *testing.T) {
+	for _, cannot := range []error{expert.ErrTooLarge, expert.ErrUnimplemented} {
+		synctest.Test(t, func(t *testing.T) {
+			w, d := newWorld(t, DefaultConfig())
+			w.host(42, expert.StateReady)
+			w.local = refuses(cannot)
+			began := time.Now()
+			require.ErrorIs(t, one(t, d, 42).Err, cannot)
+			require.Less(t, time.Since(began), huntFor)
+			require.LessOrEqual(t, w.walks, 2)
+
+			w.announce(42, identity, "peer-a") // it has other limits
+			require.NoError(t, one(t, d, 42).Err)
+		})
+	}
+}
+
 func TestCall_DeadlineThatIsOverIsNotGivenAsATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())

@@ -263,7 +263,7 @@ func (c *call) forgive(i int) {
 // settled tells whether another walk would change nothing: there are hosts, and they said what they have to say.
 func (c *call) settled(t *task) bool {
 	none := &t.asking.none
-	return len(t.suspects) > 0 || none.Known == 0 && !t.asking.other.IsZero() || none.Known > 0 && none.Other+len(t.asking.unable) >= none.Known
+	return len(t.suspects) > 0 || none.Known == 0 && t.asking.cannot || none.Known > 0 && none.Other+len(t.asking.unable) >= none.Known
 }
 
 // pause waits without the lock, or until nobody needs the search any more.

@@ -208,7 +208,9 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 	case ex.sum && r == nil && errors.Is(it.err, expert.ErrUnimplemented):
 		t.takeApart(it, ex.peer) // a host of an earlier version, which knows no sums
 	case errors.Is(it.err, expert.ErrTooLarge), errors.Is(it.err, expert.ErrUnimplemented):
-		if ex.peer != "" {
+		if ex.peer == "" {
+			asked.cannot = true
+		} else {
 			asked.unable = append(asked.unable, ex.peer)
 		}
 	case errors.Is(it.err, expert.ErrOverloaded):

@@ -45,14 +45,14 @@ func (s *inferenceServer) model(name, version string) (modelName, model, error) 
 	return n, s.g.model(n), nil
 }
 
-// ModelReady tells whether somebody could answer for the model now.
+// ModelReady tells whether somebody could answer for the model now. A model that nobody has is not ready, as with Triton.
 func (s *inferenceServer) ModelReady(ctx context.Context, req *inferencepb.ModelReadyRequest) (*inferencepb.ModelReadyResponse, error) {
 	_, m, err := s.model(req.GetName(), req.GetVersion())
-	if err != nil {
-		return nil, err
+	ready := false
+	if err == nil {
+		ready, err = m.ready(ctx)
 	}
-	ready, err := m.ready(ctx)
-	if err != nil {
+	if err != nil && document(err).Body.Code != wire.NotFound.String() {
 		return nil, err
 	}
 	return &inferencepb.ModelReadyResponse{Ready: ready}, nil

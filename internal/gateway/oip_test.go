@@ -461,6 +461,13 @@ func TestOIP_GRPCDescribesServerAndModels(t *testing.T) {
 	model, err := client.ModelReady(soon(t), &inferencepb.ModelReadyRequest{Name: "7"})
 	require.NoError(t, err)
 	require.True(t, model.GetReady())
+	f.node.resolve = func(string) (api.Resolved, error) { return api.Resolved{Expert: 8}, nil }
+	// As Triton does: an error here is what its client raises, where a program asks for yes or no.
+	model, err = client.ModelReady(soon(t), &inferencepb.ModelReadyRequest{Name: "8"})
+	require.NoError(t, err)
+	require.False(t, model.GetReady())
+	_, err = client.ModelReady(soon(t), &inferencepb.ModelReadyRequest{Name: "expert-08"})
+	require.Equal(t, codes.InvalidArgument, grpcstatus.Code(err))
 }
 
 func FuzzInferJSON(f *testing.F) {

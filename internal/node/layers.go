@@ -311,6 +311,7 @@ func (c *core) Layers(context.Context) ([]api.Layer, error) {
 		r.mu.Lock()
 		d.RowsPerExpert = slices.Clone(r.rows)
 		r.mu.Unlock()
+		d.Balance = balance(d.RowsPerExpert)
 		list = append(list, d)
 	}
 	return list, nil

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,7 @@ type collector struct {
 	node                                     *Node
 	build, ready, degraded, breaker, resting *prometheus.Desc
 	weights, budget, uptime                  *prometheus.Desc
+	expertRows, balance                      *prometheus.Desc
 }
 
 func newCollector(n *Node) *collector {
@@ -31,6 +33,9 @@ func newCollector(n *Node) *collector {
 		budget:   desc("kwaai_node_memory_budget_bytes", "Memory that weights may take."),
 		breaker:  desc("kwaai_registry_peers", "Known hosts of experts by the state of their breakers.", "breaker"),
 		resting:  desc("kwaai_registry_resting_peers", "Known hosts that are asked nothing now, by the reason.", "reason"),
+
+		expertRows: desc("kwaai_moe_expert_rows_total", "Rows that each expert of a layer was chosen for, by its index; of layers that were called.", "layer", "index"),
+		balance:    desc("kwaai_moe_balance", "Rows of a layer's busiest expert over the mean of all since the node started: 1 is even.", "layer"),
 	}
 }
 
@@ -39,7 +44,7 @@ var restingReasons = [...]string{"misbehaved", "draining", "unreachable", "full"
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.build, c.ready, c.degraded, c.uptime, c.weights, c.budget, c.breaker, c.resting} {
+	for _, d := range []*prometheus.Desc{c.build, c.ready, c.degraded, c.uptime, c.weights, c.budget, c.breaker, c.resting, c.expertRows, c.balance} {
 		to <- d
 	}
 }
@@ -61,6 +66,17 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		gauge(c.degraded, float64(len(s.Degraded)))
 		gauge(c.weights, float64(s.Memory.Weights))
 		gauge(c.budget, float64(s.Memory.Budget))
+	}
+	if layers, err := n.Layers(context.Background()); err == nil { // nor does this
+		for _, l := range layers {
+			if l.Balance == 0 {
+				continue // a checkpoint may have thousands of experts, and this node may route none of them
+			}
+			gauge(c.balance, l.Balance, l.Layer)
+			for i, rows := range l.RowsPerExpert {
+				to <- prometheus.MustNewConstMetric(c.expertRows, prometheus.CounterValue, float64(rows), l.Layer, strconv.Itoa(i))
+			}
+		}
 	}
 	breakers := map[registry.BreakerState]int{}
 	reasons := map[string]int{}
