@@ -46,6 +46,31 @@ func Draw(p Params) ([]Tensor, error) {
 	return d.tensors, nil
 }
 
+// DrawnBytes is what the tensors that Draw returns take. It counts parameters that Validate lets pass without overflow.
+func (p Params) DrawnBytes() int64 {
+	f := p.Function()
+	if f.Kind == KindIdentity {
+		return 0
+	}
+	dtype, err := codec.ParseDType(f.DType)
+	if err != nil {
+		return 0
+	}
+	hidden, inner := int64(f.Hidden), int64(f.Inner)
+	matrices, biases := 2*hidden*inner, inner+hidden
+	if f.Kind == KindGLU {
+		matrices, biases = 3*hidden*inner, 2*inner+hidden
+	}
+	count := matrices
+	if p.HasBias() {
+		count += biases
+	}
+	if f.Norm {
+		count += 2 * hidden
+	}
+	return count * int64(dtype.Size(1))
+}
+
 // drawing is an expert's drawn weights. Invariant: tensors and manifest.Slices go in step.
 type drawing struct {
 	manifest Manifest

@@ -58,3 +58,25 @@ func TestParams_WithAFileNeedNoSizes(t *testing.T) {
 	require.ErrorContains(t, expert.Params{Kind: "glu", Init: &expert.Init{}}.ValidateWithFile(), "exclude each other")
 	require.ErrorContains(t, expert.Params{Kind: "glu", Hidden: -1}.ValidateWithFile(), "hidden")
 }
+
+func TestDrawnBytes_AreThoseOfTheTensors(t *testing.T) {
+	yes, no := true, false
+	for _, p := range []expert.Params{
+		{Kind: "identity", Hidden: 12},
+		{Kind: "mlp", Hidden: 12, Inner: 20, Init: &expert.Init{}},
+		{Kind: "mlp", Hidden: 12, Inner: 20, Bias: &no, Norm: true, DType: "bf16", Init: &expert.Init{}},
+		{Kind: "glu", Hidden: 12, Inner: 20, DType: "f16", Init: &expert.Init{}},
+		{Kind: "glu", Hidden: 12, Inner: 20, Bias: &yes, Init: &expert.Init{}},
+	} {
+		tensors, err := expert.Draw(p)
+		require.NoError(t, err)
+		var want int64
+		for _, w := range tensors {
+			want += int64(len(w.Data))
+		}
+		require.Equal(t, want, p.DrawnBytes(), "%+v", p)
+	}
+	largest := expert.Params{Kind: "glu", Hidden: 1 << 20, Inner: 1 << 20, Init: &expert.Init{}}
+	require.NoError(t, largest.Validate())
+	require.Equal(t, int64(3<<42), largest.DrawnBytes())
+}

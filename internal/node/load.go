@@ -165,6 +165,7 @@ func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Pr
 		o.Name = name.String()
 	}
 	if e.File == "" {
+		o.Bytes = e.Params().DrawnBytes()
 		o.Load = func(context.Context) (expert.Expert, error) { return expert.New(e.Params(), n.engine) }
 		return &batch{offers: []serving.Offer{o}}, nil
 	}
