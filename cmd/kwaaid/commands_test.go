@@ -159,6 +159,13 @@ func TestCommands_OfANode(t *testing.T) {
 		}
 		kwaaid(t, at("call", "7")...).ok(t)
 	})
+	t.Run("more rows than a frame holds are refused, however many", func(t *testing.T) {
+		for _, rows := range []string{"5000000", "4611686018427387905", "9223372036854775807"} {
+			o := kwaaid(t, at("call", "7", "--rows", rows)...)
+			require.Equal(t, exitFailed, o.code, rows)
+			require.Equal(t, "RESOURCE_EXHAUSTED", decode[failure](t, o).Error.Code, rows)
+		}
+	})
 	t.Run("an unknown expert is NOT_FOUND", func(t *testing.T) {
 		o := kwaaid(t, at("call", "99")...)
 		require.Equal(t, exitFailed, o.code)

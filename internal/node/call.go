@@ -131,7 +131,7 @@ func (c *core) draw(ctx context.Context, id expert.ID, rows int, seed uint64) (*
 
 // drawRows makes rows of values in [-1, 1) from a seed, the same on every machine: PCG of Go's math/rand/v2, seeded with it and 0.
 func (c *core) drawRows(rows, hidden int, seed uint64) (*tensor.Dense, error) {
-	if int64(rows)*int64(hidden)*4 > int64(c.cfg.Serving.MaxFrame) {
+	if int64(rows) > int64(c.cfg.Serving.MaxFrame)/4/int64(hidden) {
 		return nil, fmt.Errorf("%w: %d rows of %d elements are above max_frame (%v)", expert.ErrTooLarge, rows, hidden, c.cfg.Serving.MaxFrame)
 	}
 	dice := rand.New(rand.NewPCG(seed, 0))
