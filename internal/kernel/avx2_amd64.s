@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func avx2ExactF32Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·avx2ExactF32Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
@@ -72,6 +72,22 @@ step:
 	VBROADCASTSS 28(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
+	PREFETCHT0   4608(SI)
+	PREFETCHT0   4672(SI)
+	PREFETCHT0   4736(SI)
+	PREFETCHT0   4800(SI)
+	PREFETCHT0   4864(SI)
+	PREFETCHT0   4928(SI)
+	PREFETCHT0   4992(SI)
+	PREFETCHT0   5056(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000400, SI
 	DECQ         R10
@@ -1050,7 +1066,7 @@ half_end:
 	RET
 
 // func avx2ExactBF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·avx2ExactBF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
@@ -1133,6 +1149,14 @@ step:
 	VBROADCASTSS 28(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10
@@ -2195,7 +2219,7 @@ half_end:
 	RET
 
 // func avx2ExactF16Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·avx2ExactF16Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
@@ -2262,6 +2286,14 @@ step:
 	VBROADCASTSS 28(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10
@@ -3234,7 +3266,7 @@ half_end:
 	RET
 
 // func avx2ExactF8E4M3Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·avx2ExactF8E4M3Rows1(SB), NOSPLIT, $0-72
 	MOVQ  c+0(FP), DI
 	MOVQ  w+16(FP), SI
@@ -3357,6 +3389,10 @@ step:
 	VBROADCASTSS 28(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000100, SI
 	DECQ         R10
@@ -4047,13 +4083,13 @@ half_end:
 	RET
 
 // func avx2ExactMXFP4Rows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
 	MOVQ    s+24(FP), DX
 	MOVQ    stride+48(FP), R8
-	VMOVDQU avx2_e2m1<>+0(SB), Y5
+	VMOVDQU avx2_e2m1<>+0(SB), Y7
 	MOVQ    $0x00000002, BX
 	TESTQ   BX, BX
 	JZ      half_end
@@ -4061,10 +4097,1036 @@ TEXT ·avx2ExactMXFP4Rows1(SB), NOSPLIT, $0-72
 half:
 	MOVQ    x+8(FP), R11
 	MOVQ    blocks+56(FP), CX
-	VMOVUPS (DI), Y9
-	VMOVUPS 32(DI), Y10
-	TESTQ   CX, CX
-	JZ      block_end
+	VMOVUPS (DI), Y10
+	VMOVUPS 32(DI), Y11
+	MOVQ    CX, R12
+	SHRQ    $0x01, R12
+	ANDQ    $0x00000001, CX
+	MOVQ    steps+64(FP), R8
+	IMUL3Q  $0x00000080, R8, R8
+	TESTQ   R12, R12
+	JZ      pair_end
+
+pair:
+	VPXOR  Y0, Y0, Y0
+	VPXOR  Y1, Y1, Y1
+	VPXOR  Y2, Y2, Y2
+	VPXOR  Y3, Y3, Y3
+	MOVQ   steps+64(FP), R9
+	IMUL3Q $0x00000200, R9, R9
+	MOVQ   steps+64(FP), R10
+	TESTQ  R10, R10
+	JZ     pairStep_end
+
+pairStep:
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 4(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 8(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 12(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 16(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 20(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 24(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 28(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS (R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 4(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 8(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 12(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 16(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 20(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 24(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 28(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	PREFETCHT0   4096(SI)(R9*1)
+	PREFETCHT0   4160(SI)(R9*1)
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 32(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 36(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 40(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 44(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 48(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 52(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 56(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 60(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 32(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 36(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 40(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 44(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 48(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 52(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 56(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 60(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	PREFETCHT0   4224(SI)(R9*1)
+	PREFETCHT0   4288(SI)(R9*1)
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 64(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 68(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 72(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 76(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 80(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 84(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 88(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 92(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 64(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 68(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 72(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 76(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 80(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 84(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 88(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      256(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 92(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	PREFETCHT0   4352(SI)(R9*1)
+	PREFETCHT0   4416(SI)(R9*1)
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 96(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 100(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 104(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 108(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 112(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 116(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 120(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 124(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 96(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 100(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 104(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 108(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 112(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 116(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 120(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      384(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI)(R9*1), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 124(R11)(R8*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	PREFETCHT0   4480(SI)(R9*1)
+	PREFETCHT0   4544(SI)(R9*1)
+	ADDQ         $0x00000080, R11
+	ADDQ         $0x00000200, SI
+	DECQ         R10
+	JNZ          pairStep
+
+pairStep_end:
+	VPMOVZXBD   (DX), Y4
+	VPSLLD      $0x17, Y4, Y4
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y4, Y4
+	VPMOVZXBD   8(DX), Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y5, Y5
+	ADDQ        $0x00000020, DX
+	VFMADD231PS Y0, Y4, Y10
+	VFMADD231PS Y1, Y5, Y11
+	VPMOVZXBD   (DX), Y4
+	VPSLLD      $0x17, Y4, Y4
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y4, Y4
+	VPMOVZXBD   8(DX), Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y5, Y5
+	ADDQ        $0x00000020, DX
+	VFMADD231PS Y2, Y4, Y10
+	VFMADD231PS Y3, Y5, Y11
+	ADDQ        R9, SI
+	ADDQ        R8, R11
+	DECQ        R12
+	JNZ         pair
+
+pair_end:
+	TESTQ CX, CX
+	JZ    block_end
 
 block:
 	VPXOR Y0, Y0, Y0
@@ -4074,507 +5136,515 @@ block:
 	JZ    step_end
 
 step:
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS (R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 4(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 8(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 12(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 16(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 20(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 24(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      (SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      32(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 28(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 32(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 36(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 40(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 44(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 48(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 52(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 56(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      128(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      160(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 60(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 64(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 68(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 72(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 76(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 80(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 84(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 88(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      256(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      288(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 92(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x1c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x00, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 96(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x0c, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x10, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 100(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x18, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x04, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 104(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x08, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x14, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 108(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x14, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x08, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 112(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x04, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x18, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 116(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x10, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x0c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 120(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVDQU      384(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y2
-	VMOVDQU      416(SI), Y6
-	VPSLLD       $0x00, Y6, Y7
-	VPAND        avx2_all_80000000<>+0(SB), Y7, Y7
-	VPSRLD       $0x1c, Y6, Y6
-	VPERMPS      Y5, Y6, Y6
-	VPXOR        Y6, Y7, Y3
-	VBROADCASTSS 124(R11), Y4
-	VFMADD231PS  Y4, Y2, Y0
-	VFMADD231PS  Y4, Y3, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 4(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 8(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 12(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 16(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 20(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 24(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      32(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 28(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 32(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 36(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 40(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 44(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 48(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 52(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 56(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      128(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      160(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 60(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 64(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 68(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 72(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 76(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 80(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 84(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 88(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      256(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      288(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 92(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x1c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x00, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 96(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x0c, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x10, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 100(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x18, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x04, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 104(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x14, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 108(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x14, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x08, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 112(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x04, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x18, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 116(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x10, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x0c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 120(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      384(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y4
+	VMOVDQU      416(SI), Y8
+	VPSLLD       $0x00, Y8, Y9
+	VPAND        avx2_all_80000000<>+0(SB), Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPERMPS      Y7, Y8, Y8
+	VPXOR        Y8, Y9, Y5
+	VBROADCASTSS 124(R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
 	ADDQ         $0x00000080, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10
 	JNZ          step
 
 step_end:
-	VPMOVZXBD   (DX), Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPMAXUD     avx2_all_00400000<>+0(SB), Y2, Y2
-	VPMOVZXBD   8(DX), Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPMAXUD     avx2_all_00400000<>+0(SB), Y3, Y3
+	VPMOVZXBD   (DX), Y4
+	VPSLLD      $0x17, Y4, Y4
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y4, Y4
+	VPMOVZXBD   8(DX), Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPMAXUD     avx2_all_00400000<>+0(SB), Y5, Y5
 	ADDQ        $0x00000020, DX
-	VFMADD231PS Y0, Y2, Y9
-	VFMADD231PS Y1, Y3, Y10
+	VFMADD231PS Y0, Y4, Y10
+	VFMADD231PS Y1, Y5, Y11
 	DECQ        CX
 	JNZ         block
 
 block_end:
-	VMOVUPS Y9, (DI)
-	VMOVUPS Y10, 32(DI)
+	VMOVUPS Y10, (DI)
+	VMOVUPS Y11, 32(DI)
 	MOVQ    w+16(FP), SI
 	ADDQ    $0x00000040, SI
 	MOVQ    s+24(FP), DX
@@ -5355,7 +6425,7 @@ half_end:
 	RET
 
 // func avx2DotRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·avx2DotRows1(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
@@ -5441,6 +6511,14 @@ step:
 	VBROADCASTSS 24(R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10
@@ -6482,7 +7560,7 @@ half_end:
 	RET
 
 // func avx2TileRows1(c *byte, x *byte, w *byte, s *byte, aheadX *byte, aheadW *byte, stride int, blocks int, steps int)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·avx2TileRows1(SB), NOSPLIT, $16-72
 	MOVQ    c+0(FP), DI
 	MOVQ    w+16(FP), SI
@@ -6571,6 +7649,14 @@ step:
 	VBROADCASTSS 28(R11), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
 	ADDQ         $0x00000020, R11
 	ADDQ         $0x00000200, SI
 	DECQ         R10

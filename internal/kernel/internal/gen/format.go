@@ -11,8 +11,11 @@ type format struct {
 	group      int    // inputs that are decoded together
 	groupBytes int    // of a panel
 	halfBytes  int    // from a panel's first column to its column 16, in a group
-	temps      int    // vector registers that begin sets up or that decoding needs
+	temps      int    // registers that begin sets up or that decoding needs, with wide vectors
+	tempsAVX2  int    // and with AVX2, where constants in memory do but for tables
 	begin      func(t *target, temps []reg.VecPhysical)
+	// load, with wide vectors, loads the group at w into temps, from which row decodes; nil where there is nothing to share among a group's inputs.
+	load func(t *target, w operand.Mem, temps []reg.VecPhysical)
 	// row decodes input k of the group at w into a and b; inputs are decoded in ascending order.
 	row   func(t *target, w operand.Mem, k int, a, b reg.VecPhysical, temps []reg.VecPhysical)
 	scale scaleKind
@@ -34,6 +37,13 @@ const (
 
 func plus(m operand.Mem, disp int) operand.Mem { return m.Offset(disp) }
 
+// loadGroup prepares the decoding of a group at w.
+func (f format) loadGroup(t *target, w operand.Mem, temps []reg.VecPhysical) {
+	if t.wide() && f.load != nil {
+		f.load(t, w, temps)
+	}
+}
+
 func formats() []format {
 	return []format{formatF32(), formatBF16(), formatF16(), formatF8(), formatMX()}
 }
@@ -49,21 +59,24 @@ func formatF32() format {
 }
 
 func formatBF16() format {
-	f := format{name: "BF16", group: 2, groupBytes: 128, halfBytes: 64}
-	f.temps = 1
+	f := format{name: "BF16", group: 2, groupBytes: 128, halfBytes: 64, temps: 3}
 	f.begin = func(t *target, temps []reg.VecPhysical) {
 		if t.wide() {
 			t.VPBROADCASTD(t.constant(upperHalves), temps[0])
 		}
+	}
+	f.load = func(t *target, w operand.Mem, temps []reg.VecPhysical) {
+		t.VMOVDQU32(w, temps[1])
+		t.VMOVDQU32(plus(w, t.bytes()), temps[2])
 	}
 	f.row = func(t *target, w operand.Mem, k int, a, b reg.VecPhysical, temps []reg.VecPhysical) {
 		for i, to := range []reg.VecPhysical{a, b} {
 			from := plus(w, i*t.bytes())
 			switch {
 			case t.wide() && k == 0:
-				t.VPSLLD(operand.U8(16), from, to)
+				t.VPSLLD(operand.U8(16), temps[1+i], to)
 			case t.wide():
-				t.VPANDD(from, temps[0], to)
+				t.VPANDD(temps[1+i], temps[0], to)
 			case k == 0:
 				t.VMOVDQU(from, to)
 				t.VPSLLD(operand.U8(16), to, to)
@@ -90,11 +103,15 @@ func formatF16() format {
 func formatF8() format {
 	const bits = 0xbf80bf80
 	return format{
-		name: "F8E4M3", group: 2, groupBytes: 64, halfBytes: 32, temps: 1, scale: scaleFloat,
+		name: "F8E4M3", group: 2, groupBytes: 64, halfBytes: 32, temps: 3, scale: scaleFloat,
 		begin: func(t *target, temps []reg.VecPhysical) {
 			if t.wide() {
 				t.VPBROADCASTD(t.constant(bits), temps[0])
 			}
+		},
+		load: func(t *target, w operand.Mem, temps []reg.VecPhysical) {
+			t.VMOVDQU32(w, temps[1].AsY())
+			t.VMOVDQU32(plus(w, t.bytes()/2), temps[2].AsY())
 		},
 		row: func(t *target, w operand.Mem, k int, a, b reg.VecPhysical, temps []reg.VecPhysical) {
 			for i, to := range []reg.VecPhysical{a, b} {
@@ -102,10 +119,10 @@ func formatF8() format {
 				if t.wide() {
 					h := to.AsY()
 					if k == 0 {
-						t.VPSLLW(operand.U8(8), from, h)
+						t.VPSLLW(operand.U8(8), temps[1+i].AsY(), h)
 						t.VPSRAW(operand.U8(1), h, h)
 					} else {
-						t.VPSRAW(operand.U8(1), from, h)
+						t.VPSRAW(operand.U8(1), temps[1+i].AsY(), h)
 					}
 					t.VPANDD(temps[0].AsY(), h, h)
 					t.VCVTPH2PS(h, to)
@@ -124,41 +141,49 @@ func formatF8() format {
 	}
 }
 
-// formatMX looks numbers of 4 bits up in a table: as bf16, two at a time, where a table of 32 words can be had, else their magnitudes as float32.
+// formatMX looks numbers of 4 bits up in tables. Wide vectors have room for all of a table: an even input's number, in the lowest bits of a word of
+// 32, is looked up as float32; an odd one's, in the lowest bits of the upper 16, as bf16 whose other half is made zero. Narrow ones look up
+// magnitudes and add the sign.
 func formatMX() format {
-	f := format{name: "MXFP4", group: 8, groupBytes: 128, halfBytes: 64, temps: 4, scale: scaleExponent}
+	f := format{name: "MXFP4", group: 8, groupBytes: 128, halfBytes: 64, temps: 6, tempsAVX2: 3, scale: scaleExponent}
 	magnitudes := []uint32{0, 0x3f000000, 0x3f800000, 0x3fc00000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000}
-	var pairs []uint32 // of bf16: numbers 0 and 1, 2 and 3, and so on; twice, since five bits of an index are looked at
+	var numbers, pairs []uint32 // pairs are of bf16: numbers 0 and 1, 2 and 3, and so on; twice, since five bits of an index are looked at
+	for n := range uint32(16) {
+		numbers = append(numbers, magnitudes[n&7]|n&8<<28)
+	}
 	for i := range 16 {
-		number := func(n int) uint32 {
-			return magnitudes[n&7]>>16 | uint32(n&8)<<12
-		}
-		pairs = append(pairs, number(2*i%16)|number((2*i+1)%16)<<16)
+		pairs = append(pairs, numbers[2*i%16]>>16|numbers[(2*i+1)%16])
 	}
 	f.begin = func(t *target, temps []reg.VecPhysical) {
 		if t.wide() {
-			t.VMOVDQU32(t.array(t.name+"_e2m1", pairs), temps[0])
-			t.VPBROADCASTD(t.constant(upperHalves), temps[1])
+			t.VMOVDQU32(t.array(t.name+"_e2m1", numbers), temps[0])
+			t.VMOVDQU32(t.array(t.name+"_e2m1_pairs", pairs), temps[1])
+			t.MOVL(operand.U32(0xaaaaaaaa), reg.EAX)
+			t.KMOVD(reg.EAX, reg.K1)
 			return
 		}
 		t.VMOVDQU(t.array(t.name+"_e2m1", magnitudes), temps[0])
+	}
+	f.load = func(t *target, w operand.Mem, temps []reg.VecPhysical) {
+		t.VMOVDQU32(w, temps[2])
+		t.VMOVDQU32(plus(w, t.bytes()), temps[3])
 	}
 	f.row = func(t *target, w operand.Mem, k int, a, b reg.VecPhysical, temps []reg.VecPhysical) {
 		for i, to := range []reg.VecPhysical{a, b} {
 			from := plus(w, i*t.bytes())
 			if t.wide() {
-				pair := temps[2+i]
+				group, pair := temps[2+i], temps[4+i]
+				if k < 2 {
+					pair = group
+				}
 				if k%2 == 1 {
-					t.VPANDD(temps[1], pair, to)
+					t.VPERMW_Z(temps[1], pair, reg.K1, to)
 					continue
 				}
-				if k == 0 {
-					t.VMOVDQU32(from, pair)
-				} else {
-					t.VPSRLD(operand.U8(4*k/2), from, pair)
+				if k > 0 {
+					t.VPSRLD(operand.U8(4*k/2), group, pair)
 				}
-				t.VPERMW(temps[0], pair, pair)
-				t.VPSLLD(operand.U8(16), pair, to)
+				t.VPERMPS(temps[0], pair, to)
 				continue
 			}
 			at := k%2*16 + k/2*4

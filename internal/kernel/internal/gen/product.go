@@ -31,6 +31,8 @@ type product struct {
 	rows int
 	// ahead tells that there may be further rows: the product fetches for those that come after it.
 	ahead bool
+	// readAhead is whether a single row's product asks for its weights ahead of time.
+	readAhead bool
 	// totals of a single row, which stay in registers; none for more rows.
 	totals []reg.VecPhysical
 }
@@ -86,13 +88,22 @@ func (p *product) forHalves(wBytes, sBytes int, body func()) {
 	})
 }
 
+// singleReadAhead is how far in front of a single row's product its weights are asked for, in bytes, into the nearest cache: it uses each of them
+// once, as fast as memory gives them, and the CPU by itself does not look far enough ahead. On a Zen 4 2 KiB are too few, 8 KiB too many.
+const singleReadAhead = 4096
+
 // fetch asks for what comes later, to be in the second cache by then: as many bytes of activations as the loop's body reads, and half as many of
 // weights, since at least two products follow each other on the same ones.
 func (p *product) fetch(inputs, size, wBytes int) {
+	const line = 64
+	if p.readAhead {
+		for i := range wBytes / line {
+			p.PREFETCHT0(mem(regW, singleReadAhead+i*line))
+		}
+	}
 	if !p.ahead {
 		return
 	}
-	const line = 64
 	for _, of := range []struct {
 		at    reg.GPPhysical
 		bytes int
@@ -123,19 +134,28 @@ func (p *product) zero(v reg.VecPhysical) {
 	}
 }
 
-// multiply adds the products of input k with the weights in a and b to the sums of all rows; spare is used where there is no broadcast from memory
-// in the instruction itself.
+// broadcasts tells whether activations are broadcast to a register of their own before they are multiplied: where the instruction cannot do it, and
+// where a single row's product has more to load than to compute.
+func (p *product) broadcasts() bool { return !p.wide() }
+
+// multiply adds the products of input k with the weights in a and b to the sums of all rows; spare is the register that activations are broadcast to,
+// nil where the instruction does so itself.
 func (p *product) multiply(k int, a, b, spare reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
 	for r := range p.rows {
-		if p.wide() {
-			p.VFMADD231PS_BCST(p.x(r, k, 4), a, sum(r, 0))
-			p.VFMADD231PS_BCST(p.x(r, k, 4), b, sum(r, 1))
-			continue
-		}
-		p.VBROADCASTSS(p.x(r, k, 4), spare)
-		p.VFMADD231PS(spare, a, sum(r, 0))
-		p.VFMADD231PS(spare, b, sum(r, 1))
+		p.multiplyRow(r, k, a, b, spare, sum)
 	}
+}
+
+// multiplyRow does so for one row.
+func (p *product) multiplyRow(r, k int, a, b, spare reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+	if spare == nil {
+		p.VFMADD231PS_BCST(p.x(r, k, 4), a, sum(r, 0))
+		p.VFMADD231PS_BCST(p.x(r, k, 4), b, sum(r, 1))
+		return
+	}
+	p.VBROADCASTSS(p.x(r, k, 4), spare)
+	p.VFMADD231PS(spare, a, sum(r, 0))
+	p.VFMADD231PS(spare, b, sum(r, 1))
 }
 
 // total returns the memory of a row's totals, vector i.
@@ -155,20 +175,25 @@ func (p *product) setCount(unroll int) {
 
 // exact writes the product of `exact`.
 func (t *target) exact(f format, rows, unroll int, ahead bool) string {
-	p := &product{target: t, rows: rows, ahead: ahead}
+	p := &product{target: t, rows: rows, ahead: ahead, readAhead: rows == 1}
 	name := fmt.Sprintf("%sExact%sRows%d", t.name, f.name, rows)
 	p.start(name, fmt.Sprintf("is the product of exact for weights in %s, rows: %d.", f.name, rows))
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
-	a, b, next := p.v(2*rows), p.v(2*rows+1), 2*rows+2
-	spare := a
-	if !p.wide() {
+	sums := rows
+	if p.paired(f) {
+		sums = 2
+	}
+	a, b, next := p.v(2*sums), p.v(2*sums+1), 2*sums+2
+	var spare reg.VecPhysical
+	if p.broadcasts() {
 		spare, next = p.v(next), next+1
 	}
 	var temps []reg.VecPhysical
-	for range f.temps {
-		if !p.wide() && f.name == "BF16" || !p.wide() && f.name == "F8E4M3" {
-			break // constants in memory do
-		}
+	count := f.tempsAVX2
+	if p.wide() {
+		count = f.temps
+	}
+	for range count {
 		temps, next = append(temps, p.v(next)), next+1
 	}
 	if f.begin != nil {
@@ -189,6 +214,9 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 		for i, v := range p.totals {
 			p.VMOVUPS(p.total(0, i), v)
 		}
+		if p.paired(f) {
+			p.blockPairs(f, unroll, a, b, spare, temps, sum)
+		}
 		p.loop("block", regBlocks, func() {
 			for r := range rows {
 				p.zero(sum(r, 0))
@@ -198,6 +226,9 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 			p.loop("step", regCount, func() {
 				for k := range unroll {
 					w := mem(regW, k/f.group*f.groupBytes)
+					if k%f.group == 0 {
+						f.loadGroup(t, w, temps)
+					}
 					f.row(t, w, k%f.group, a, b, temps)
 					p.multiply(k, a, b, spare, sum)
 				}
@@ -211,6 +242,55 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 	})
 	p.end()
 	return name
+}
+
+// paired tells whether blocks are summed up two at a time: a single row's chains of additions, one for each vector of columns, take longer than
+// decoding the numbers of 4 bits that they add.
+func (p *product) paired(f format) bool { return p.rows == 1 && f.scale == scaleExponent }
+
+// blockPairs sums up blocks two at a time, and leaves none or one in regBlocks. The second block's activations are like a second row of x, a block
+// behind the first.
+func (p *product) blockPairs(f format, unroll int, a, b, spare reg.VecPhysical, temps []reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+	regPairs, regNext := regX[1], regAheadW // free, with one row; regNext is the second block's weights
+	p.MOVQ(regBlocks, regPairs)
+	p.SHRQ(operand.U8(1), regPairs)
+	p.ANDQ(operand.U32(1), regBlocks)
+	p.load("steps", regStride)
+	p.IMUL3Q(operand.U32(4*consts.Step), regStride, regStride)
+	p.loop("pair", regPairs, func() {
+		for r := range 2 {
+			p.zero(sum(r, 0))
+			p.zero(sum(r, 1))
+		}
+		p.load("steps", regNext)
+		p.IMUL3Q(operand.U32(consts.Step/f.group*f.groupBytes), regNext, regNext)
+		p.setCount(unroll)
+		p.loop("pairStep", regCount, func() {
+			// The blocks take turns by groups, so that the CPU has both of them in view.
+			for first := 0; first < unroll; first += f.group {
+				for r := range 2 {
+					w := mem(regW, first/f.group*f.groupBytes)
+					if r == 1 {
+						w.Index, w.Scale = regNext, 1
+					}
+					f.loadGroup(p.target, w, temps)
+					for k := range f.group {
+						f.row(p.target, w, k, a, b, temps)
+						p.multiplyRow(r, first+k, a, b, spare, sum)
+					}
+					for line := 0; line < f.groupBytes; line += 64 {
+						p.PREFETCHT0(plus(w, singleReadAhead+line))
+					}
+				}
+			}
+			p.ADDQ(operand.U32(unroll*4), regX[0])
+			p.ADDQ(operand.U32(unroll/f.group*f.groupBytes), regW)
+		})
+		p.addBlock(f.scale, a, b, sum)
+		p.addBlock(f.scale, a, b, func(_, i int) reg.VecPhysical { return sum(1, i) })
+		p.ADDQ(regNext, regW)
+		p.ADDQ(regStride, regX[0])
+	})
 }
 
 // addBlock adds a block's sums to the totals.
@@ -257,10 +337,12 @@ func (p *product) addBlock(scale scaleKind, a, b reg.VecPhysical, sum func(r, i 
 // weightsBF16 returns a function that decodes the inputs of a pair, with the registers that it needs.
 func (p *product) weightsBF16(first int) (a, b, spare reg.VecPhysical, temps []reg.VecPhysical) {
 	a, b = p.v(first), p.v(first+1)
+	next := first + 2
+	if p.broadcasts() {
+		spare, next = p.v(next), next+1
+	}
 	if p.wide() {
-		temps = []reg.VecPhysical{p.v(first + 2)}
-	} else {
-		spare = p.v(first + 2)
+		temps = []reg.VecPhysical{p.v(next), p.v(next + 1), p.v(next + 2)}
 	}
 	formatBF16().begin(p.target, temps)
 	return a, b, spare, temps
@@ -268,7 +350,7 @@ func (p *product) weightsBF16(first int) (a, b, spare reg.VecPhysical, temps []r
 
 // dot writes the product of `dot` with fused multiply-adds.
 func (t *target) dot(rows, unroll int, ahead bool) string {
-	p := &product{target: t, rows: rows, ahead: ahead}
+	p := &product{target: t, rows: rows, ahead: ahead, readAhead: rows == 1}
 	name := fmt.Sprintf("%sDotRows%d", t.name, rows)
 	p.start(name, "is the product of dot by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
@@ -278,6 +360,7 @@ func (t *target) dot(rows, unroll int, ahead bool) string {
 		p.forHalves(f.halfBytes, 0, func() {
 			p.chain(rows, unroll, 4, sum, func(pair int) {
 				w := mem(regW, pair*f.groupBytes)
+				f.loadGroup(t, w, temps)
 				for _, k := range []int{1, 0} {
 					f.row(t, w, k, a, b, temps)
 					p.multiply(2*pair+k, a, b, spare, sum)
@@ -335,7 +418,7 @@ func (t *target) dotNative(rows, unroll int, ahead bool) string {
 
 // tile writes the product of `tile` with fused multiply-adds.
 func (t *target) tile(rows, unroll int, ahead bool) string {
-	p := &product{target: t, rows: rows, ahead: ahead}
+	p := &product{target: t, rows: rows, ahead: ahead, readAhead: rows == 1}
 	name := fmt.Sprintf("%sTileRows%d", t.name, rows)
 	p.start(name, "is the product of tile by fused multiply-adds, rows: "+strconv.Itoa(rows)+".")
 	even := func(r, i int) reg.VecPhysical { return p.v(4*r + i) }
@@ -361,7 +444,11 @@ func (t *target) tile(rows, unroll int, ahead bool) string {
 						if k%2 == 1 {
 							sum = odd
 						}
-						f.row(t, mem(regW, k/2*f.groupBytes), k%2, a, b, temps)
+						w := mem(regW, k/2*f.groupBytes)
+						if k%2 == 0 {
+							f.loadGroup(t, w, temps)
+						}
+						f.row(t, w, k%2, a, b, temps)
 						p.multiply(k, a, b, spare, sum)
 					}
 					p.advance(unroll, 4, unroll/2*f.groupBytes)
