@@ -239,6 +239,11 @@ func avx2Round(dst, src unsafe.Pointer, n int)
 //go:noescape
 func pause()
 
+// prefetch asks for n cache lines of 64 bytes, to be in the second cache soon. They may lie anywhere.
+//
+//go:noescape
+func prefetch(p unsafe.Pointer, n int)
+
 // avx2Read reads n times 512 bytes.
 //
 //go:noescape

@@ -10036,6 +10036,23 @@ TEXT ·pause(SB), NOSPLIT, $0
 	PAUSE
 	RET
 
+// func prefetch(p *byte, n int)
+// Requires: MMX+
+TEXT ·prefetch(SB), NOSPLIT, $0-16
+	MOVQ  p+0(FP), SI
+	MOVQ  n+8(FP), CX
+	TESTQ CX, CX
+	JZ    prefetch_end
+
+prefetch:
+	PREFETCHT1 (SI)
+	ADDQ       $0x00000040, SI
+	DECQ       CX
+	JNZ        prefetch
+
+prefetch_end:
+	RET
+
 // func avx2Read(p *byte, n int)
 // Requires: AVX
 TEXT ·avx2Read(SB), NOSPLIT, $0-16

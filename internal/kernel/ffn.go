@@ -200,28 +200,28 @@ func (c *call) span(chunk int) (first, n int) {
 	return first, min(c.chunk, c.rows-first)
 }
 
-// multiply adds up all of k for some rows and a panel, into totals [n][panel]. The panel that this participant may do next is next.
-func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p, next int, totals []float32) {
+// multiply adds up all of k for some rows and a panel, into totals [n][panel].
+func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p int, totals []float32) {
 	clear(totals[:n*panel])
 	whole := m.in / m.block
 	size := m.chunk / m.block
 	for b := 0; b < whole; b += size {
-		c.multiplyBlocks(m, k, rows, first, n, p, next, b, min(size, whole-b), m.block/step, totals)
+		c.multiplyBlocks(m, k, rows, first, n, p, b, min(size, whole-b), m.block/step, totals)
 	}
 	if rest := m.in % m.block; rest > 0 {
-		c.multiplyBlocks(m, k, rows, first, n, p, next, whole, 1, rest/step, totals)
+		c.multiplyBlocks(m, k, rows, first, n, p, whole, 1, rest/step, totals)
 	}
 }
 
 // multiplyBlocks adds up some blocks for all rows, tile after tile, the tiles as even as can be.
-func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, p, next, b, blocks, steps int, totals []float32) {
+func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, p, b, blocks, steps int, totals []float32) {
 	tiles := (n + k.most - 1) / k.most
 	w, s := m.panelAt(p, b)
 	// What comes next: the next tile's activations, and the weights of the next blocks, each tile asking for a part of them.
 	bytes := m.dtype.bytes(blocks * steps * step * panel)
 	aheadW := unsafe.Add(w, bytes)
 	if b+blocks >= m.blocks() {
-		aheadW, _ = m.panelAt(next, 0)
+		aheadW, _ = m.panelAt((p+1)%m.panels, 0)
 	}
 	x := rows.at(first, b*m.block)
 	for t := range tiles {
@@ -232,15 +232,33 @@ func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n,
 	}
 }
 
-// upcoming returns the panel of the task that whoever asks, having just begun one, is likely to get next: all others come first.
-func (c *call) upcoming(phase int, m *matrix) int {
-	return int(c.next[phase].Load()+int64(c.participants.Load())-1) % m.panels
+// fetchAhead is how many bytes of weights a participant that waits for others has fetched at most: a part of the second cache. fetchAtOnce is how
+// many between two looks whether the waiting is over.
+const (
+	fetchAhead  = 128 << 10
+	fetchAtOnce = 1 << 10
+)
+
+// firstWeights returns the weights that a participant reads first in a phase, up to fetchAhead bytes of them; none after the last phase.
+func (c *call) firstWeights(phase, participant int) []byte {
+	var m *matrix
+	switch phase {
+	case phaseUp:
+		m = c.ffn.up
+	case phaseDown:
+		m = c.ffn.down
+	default:
+		return nil
+	}
+	first, _ := c.laneTasks(phase, participant%len(c.lanes[phase]))
+	from := first % m.panels * m.stride
+	return m.data.bytes[from:min(from+fetchAhead, len(m.data.bytes))]
 }
 
 func (c *call) upTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.up, c.up, &c.xs, first, n, p, c.upcoming(phaseUp, f.up), totals)
+	c.multiply(f.up, c.up, &c.xs, first, n, p, totals)
 	act, width := c.set.plain[f.activation], panel
 	if f.gated {
 		act, width = c.set.gated[f.activation], half
@@ -270,7 +288,7 @@ func (c *call) upTask(p, chunk int, totals []float32) {
 func (c *call) downTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.down, c.down, &c.hs, first, n, p, c.upcoming(phaseDown, f.down), totals)
+	c.multiply(f.down, c.down, &c.hs, first, n, p, totals)
 	bias, column := unsafe.Pointer(&f.down.bias[p*panel]), p*panel
 	if column+panel <= f.hidden {
 		c.set.finish(unsafe.Pointer(&c.y[first*f.hidden+column]), unsafe.Pointer(&totals[0]), bias, f.hidden*4, n, 0)

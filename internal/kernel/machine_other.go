@@ -2,6 +2,8 @@
 
 package kernel
 
+import "unsafe"
+
 // Paths returns the paths that this machine can take.
 func Paths() []Path { return []Path{PathPortable} }
 
@@ -13,3 +15,6 @@ func (k *kernels) limitLoops() limitLoops { return portableLimits() }
 
 // pause does nothing for a moment.
 func pause() {}
+
+// prefetch asks for n cache lines, where a machine can be asked.
+func prefetch(unsafe.Pointer, int) {}

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Pool is the workers that all products of a process share: one per CPU, the calling goroutine counted among them. It is safe for concurrent
@@ -13,7 +14,9 @@ type Pool struct {
 	threads int
 	calls   sync.Pool // of *call
 	// active counts goroutines that compute: callers, and workers that help one. More than threads is too many: workers leave.
-	active atomic.Int32
+	active    atomic.Int32
+	opened    atomic.Int64 // counts calls that workers could help
+	lingering atomic.Int32 // workers that watch opened
 
 	mu     sync.Mutex
 	wake   sync.Cond // of workers, on mu: there may be a call to help
@@ -82,6 +85,9 @@ func (p *Pool) newCall() *call {
 	for i := range c.scratch {
 		c.scratch[i] = make([]float32, chunkRows*panel)
 	}
+	for phase := range c.lanes {
+		c.lanes[phase] = make([]lane, p.threads)
+	}
 	c.schedule.changed.L = &c.schedule.mu
 	return c
 }
@@ -93,14 +99,13 @@ func (p *Pool) put(c *call) {
 	p.calls.Put(c)
 }
 
-// schedule hands out the tasks of a call, phase after phase.
+// schedule hands out the tasks of a call, phase after phase. Neighbouring tasks read neighbouring weights, and memory is read fastest in order: so a
+// phase is cut into lanes, one for each thread, and who has done its own lane helps with the others.
 type schedule struct {
 	alone bool // not worth a second thread
 	tasks [phases]int
-	next  [phases]atomic.Int64 // tasks begun
+	lanes [phases][]lane
 	ended [phases]atomic.Int64 // tasks done
-
-	participants atomic.Int32
 
 	mu       sync.Mutex
 	changed  sync.Cond // on mu: a phase ended
@@ -113,14 +118,49 @@ type schedule struct {
 	joined  int
 }
 
+// lane counts the tasks begun in it. Each has a cache line of its own.
+type lane struct {
+	begun atomic.Int64
+	_     [cacheLine - 8]byte
+}
+
 func (s *schedule) reset(tasks [phases]int) {
 	s.tasks = tasks
-	for i := range phases {
-		s.next[i].Store(0)
-		s.ended[i].Store(0)
+	for phase := range phases {
+		for i := range s.lanes[phase] {
+			s.lanes[phase][i].begun.Store(0)
+		}
+		s.ended[phase].Store(0)
 	}
 	s.helpers, s.joined, s.free = 0, 0, s.free[:0]
-	s.participants.Store(1)
+}
+
+// laneTasks returns the first task of a lane and the one after its last.
+func (s *schedule) laneTasks(phase, i int) (first, end int) {
+	n := len(s.lanes[phase])
+	return (s.tasks[phase]*i + n - 1) / n, (s.tasks[phase]*(i+1) + n - 1) / n
+}
+
+// take begins a task of a lane; false if there is none left.
+func (s *schedule) take(phase, i int) (task int, ok bool) {
+	first, end := s.laneTasks(phase, i)
+	begun := &s.lanes[phase][i].begun
+	if int(begun.Load()) >= end-first {
+		return 0, false
+	}
+	task = first + int(begun.Add(1)) - 1
+	return task, task < end
+}
+
+// left tells whether a phase has tasks that nobody began.
+func (s *schedule) left(phase int) bool {
+	for i := range s.lanes[phase] {
+		first, end := s.laneTasks(phase, i)
+		if int(s.lanes[phase][i].begun.Load()) < end-first {
+			return true
+		}
+	}
+	return false
 }
 
 // run computes c in this goroutine, with the help of workers that are idle.
@@ -131,7 +171,8 @@ func (p *Pool) run(c *call) {
 		p.mu.Lock()
 		p.open = append(p.open, c)
 		p.mu.Unlock()
-		wanted := p.threads - int(active)
+		p.opened.Add(1)
+		wanted := p.threads - int(active) - int(p.lingering.Load())
 		for range wanted {
 			p.wake.Signal()
 		}
@@ -143,7 +184,7 @@ func (p *Pool) run(c *call) {
 	}
 	for phase := range phases {
 		c.participate(phase, 0, nil)
-		c.await(phase)
+		c.await(phase, 0)
 	}
 	if shared {
 		p.mu.Lock()
@@ -171,36 +212,44 @@ func (p *Pool) leave() {
 	}
 }
 
-// participate does tasks of a phase until none is left, or until leave says so.
+// participate does tasks of a phase until none is left, those of its own lane first, or until leave says so.
 func (c *call) participate(phase, participant int, leave func() bool) bool {
-	tasks := int64(c.tasks[phase])
-	for leave == nil || !leave() {
-		task := c.next[phase].Add(1) - 1
-		if task >= tasks {
-			return true
-		}
-		c.do(phase, int(task), participant)
-		if c.ended[phase].Add(1) == tasks && c.sleepers.Load() > 0 {
-			c.mu.Lock()
-			c.changed.Broadcast()
-			c.mu.Unlock()
+	lanes := len(c.lanes[phase])
+	for i := range lanes {
+		for leave == nil || !leave() {
+			task, ok := c.schedule.take(phase, (participant+i)%lanes)
+			if !ok {
+				break
+			}
+			c.do(phase, task, participant)
+			if c.ended[phase].Add(1) == int64(c.tasks[phase]) && c.sleepers.Load() > 0 {
+				c.mu.Lock()
+				c.changed.Broadcast()
+				c.mu.Unlock()
+			}
 		}
 	}
-	return false
+	return leave == nil || !leave()
 }
 
 // patience is how often await looks before it sleeps: for some 20 us, about what it takes to put a thread to sleep and to wake it again. All others
 // are in the middle of their last tasks by then, which take about as long where time matters.
 const patience = 2000
 
-// await blocks until all tasks of a phase are done.
-func (c *call) await(phase int) {
+// await blocks until all tasks of a phase are done. Meanwhile it has the CPU fetch what this participant will read first in the next phase.
+func (c *call) await(phase, participant int) {
 	finished := func() bool { return c.ended[phase].Load() == int64(c.tasks[phase]) }
+	ahead := c.firstWeights(phase+1, participant)
 	for range patience {
 		if finished() {
 			return
 		}
-		pause()
+		if len(ahead) < fetchAtOnce {
+			pause()
+			continue
+		}
+		prefetch(unsafe.Pointer(&ahead[0]), fetchAtOnce/cacheLine)
+		ahead = ahead[fetchAtOnce:]
 	}
 	c.sleepers.Add(1)
 	c.mu.Lock()
@@ -227,13 +276,18 @@ func (p *Pool) work() {
 	tooMany := func() bool { return int(p.active.Load()) > p.threads }
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	lingered := false
 	for {
 		c := p.needy()
-		if c == nil {
-			if p.closed {
-				return
-			}
+		switch {
+		case c == nil && p.closed:
+			return
+		case c == nil && lingered:
 			p.wake.Wait()
+			continue
+		case c == nil:
+			p.linger()
+			lingered = true
 			continue
 		}
 		participant := c.join()
@@ -243,14 +297,32 @@ func (p *Pool) work() {
 			if !c.participate(phase, participant, tooMany) {
 				break
 			}
-			c.await(phase)
+			if phase < phases-1 {
+				c.await(phase, participant)
+			}
 		}
 		p.mu.Lock()
 		c.helpers--
-		c.participants.Add(-1)
 		c.free = append(c.free, participant)
 		p.active.Add(-1)
+		lingered = false
 	}
+}
+
+// linger waits a moment for another call, once after each call: for some 20 us, see patience. Experts are called one after the other, and the next
+// call should not wait until a thread is awake. Other goroutines come first. It is called with mu held.
+func (p *Pool) linger() {
+	seen := p.opened.Load()
+	p.lingering.Add(1)
+	p.mu.Unlock()
+	for i := 0; i < patience && p.opened.Load() == seen; i++ {
+		if i%64 == 63 {
+			runtime.Gosched()
+		}
+		pause()
+	}
+	p.lingering.Add(-1)
+	p.mu.Lock()
 }
 
 // needy returns the open call with the fewest helpers that has tasks to give away, nil if there is none or no thread to spare.
@@ -260,7 +332,7 @@ func (p *Pool) needy() *call {
 		return nil
 	}
 	for _, c := range p.open {
-		if c.next[phases-1].Load() < int64(c.tasks[phases-1]) && (best == nil || c.helpers < best.helpers) {
+		if c.left(phases-1) && (best == nil || c.helpers < best.helpers) {
 			best = c
 		}
 	}
@@ -270,7 +342,6 @@ func (p *Pool) needy() *call {
 // join makes a worker a participant. The pool's mu is held.
 func (c *call) join() int {
 	c.helpers++
-	c.participants.Add(1)
 	if n := len(c.free); n > 0 {
 		participant := c.free[n-1]
 		c.free = c.free[:n-1]

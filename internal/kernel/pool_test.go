@@ -52,6 +52,45 @@ func TestPool_ConcurrentCallsShareIt(t *testing.T) {
 	require.Empty(t, pool.open)
 }
 
+// However many lanes and tasks there are, and whoever begins with which lane, each task is taken once.
+func TestSchedule_HandsOutEachTaskOnce(t *testing.T) {
+	for lanes := 1; lanes <= 5; lanes++ {
+		pool := newTestPool(t, lanes)
+		for tasks := range 23 {
+			c := pool.newCall()
+			c.schedule.reset([phases]int{tasks, tasks, tasks})
+			taken := make([]int, tasks)
+			for turn := 0; c.left(phaseUp); turn++ { // participants take turns, some more often than others
+				for i := range lanes {
+					if task, ok := c.take(phaseUp, (turn*turn+i)%lanes); ok {
+						taken[task]++
+						break
+					}
+				}
+			}
+			for task, times := range taken {
+				require.Equal(t, 1, times, "task %d of %d in %d lanes", task, tasks, lanes)
+			}
+		}
+	}
+}
+
+// A worker waits for another call for a moment only: then it sleeps, and an idle pool costs nothing.
+func TestPool_IdleWorkersSleep(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(25, 25))
+	p := newModel(rnd, shape{hidden: 512, inner: 512, dtype: BF16, gated: true}).pack(t)
+	pool := newTestPool(t, 3)
+	x, y := randomRows(rnd, 8*512), make([]float32, 8*512)
+	for range 20 {
+		p.Forward(pool, y, x, 8, Exact)
+	}
+	awake := func() bool { return pool.lingering.Load() > 0 || pool.active.Load() > 0 }
+	for deadline := time.Now().Add(10 * time.Second); awake() && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	require.False(t, awake())
+}
+
 func TestPool_CloseEndsItsWorkers(t *testing.T) {
 	before := runtime.NumGoroutine()
 	pool := NewPool(5)

@@ -11,6 +11,14 @@ func (t *target) allLimits() {
 		t.begin("pause", "does nothing for a moment, and tells the CPU that it waits.", "", "")
 		t.PAUSE()
 		t.RET()
+		t.begin("prefetch", "asks for n cache lines of 64 bytes, to be in the second cache soon. They may lie anywhere.", "p unsafe.Pointer, n int", "p *byte, n int")
+		t.load("p", reg.RSI)
+		t.load("n", reg.RCX)
+		t.loop("prefetch", reg.RCX, func() {
+			t.PREFETCHT1(mem(reg.RSI, 0))
+			t.ADDQ(operand.U32(64), reg.RSI)
+		})
+		t.RET()
 	}
 	t.begin(t.name+"Read", "reads n times 512 bytes.", "p unsafe.Pointer, n int", "p *byte, n int")
 	t.load("p", reg.RSI)
