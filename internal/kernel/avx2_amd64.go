@@ -232,7 +232,7 @@ func avx2Finish(y, c, bias unsafe.Pointer, stride, rows int, limit float32)
 // avx2Round rounds to bf16, kept as float32.
 //
 //go:noescape
-func avx2Round(dst, src unsafe.Pointer, n int)
+func avx2Round(dst, src unsafe.Pointer, dstStride, srcStride, n, rows int)
 
 // pause does nothing for a moment, and tells the CPU that it waits.
 //

@@ -9913,7 +9913,7 @@ DATA avx2_bfd9db23<>+0(SB)/4, $0xbfd9db23
 GLOBL avx2_bfd9db23<>(SB), RODATA|NOPTR, $4
 
 // func avx2Finish(y *byte, c *byte, bias *byte, stride int, rows int, limit float32)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·avx2Finish(SB), NOSPLIT, $0-44
 	MOVQ  y+0(FP), DI
 	MOVQ  c+8(FP), SI
@@ -9924,6 +9924,8 @@ TEXT ·avx2Finish(SB), NOSPLIT, $0-44
 	JZ    row_end
 
 row:
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
 	VMOVUPS      (SI), Y0
 	VADDPS       (DX), Y0, Y0
 	VBROADCASTSS avx2_7fc00000<>+0(SB), Y1
@@ -9960,17 +9962,26 @@ row_end:
 DATA avx2_7fc00000<>+0(SB)/4, $0x7fc00000
 GLOBL avx2_7fc00000<>(SB), RODATA|NOPTR, $4
 
-// func avx2Round(dst *byte, src *byte, n int)
+// func avx2Round(dst *byte, src *byte, dstStride int, srcStride int, n int, rows int)
 // Requires: AVX, AVX2
-TEXT ·avx2Round(SB), NOSPLIT, $0-24
+TEXT ·avx2Round(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), DI
 	MOVQ  src+8(FP), SI
-	MOVQ  n+16(FP), CX
+	MOVQ  dstStride+16(FP), R8
+	MOVQ  srcStride+24(FP), R9
+	MOVQ  rows+40(FP), CX
 	TESTQ CX, CX
+	JZ    row_end
+
+row:
+	MOVQ  DI, R10
+	MOVQ  SI, R11
+	MOVQ  n+32(FP), DX
+	TESTQ DX, DX
 	JZ    sixteen_end
 
 sixteen:
-	VMOVUPS      (SI), Y0
+	VMOVUPS      (R11), Y0
 	VBROADCASTSS avx2_80000000<>+0(SB), Y1
 	VPAND        Y1, Y0, Y1
 	VBROADCASTSS avx2_7f800000<>+0(SB), Y2
@@ -9989,8 +10000,8 @@ sixteen:
 	VBROADCASTSS avx2_7fc00000<>+0(SB), Y2
 	VCMPPS       $0x03, Y0, Y0, Y0
 	VBLENDVPS    Y0, Y2, Y1, Y0
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      32(SI), Y0
+	VMOVUPS      Y0, (R10)
+	VMOVUPS      32(R11), Y0
 	VBROADCASTSS avx2_80000000<>+0(SB), Y1
 	VPAND        Y1, Y0, Y1
 	VBROADCASTSS avx2_7f800000<>+0(SB), Y2
@@ -10009,13 +10020,19 @@ sixteen:
 	VBROADCASTSS avx2_7fc00000<>+0(SB), Y2
 	VCMPPS       $0x03, Y0, Y0, Y0
 	VBLENDVPS    Y0, Y2, Y1, Y0
-	VMOVUPS      Y0, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, DI
-	DECQ         CX
+	VMOVUPS      Y0, 32(R10)
+	ADDQ         $0x00000040, R11
+	ADDQ         $0x00000040, R10
+	DECQ         DX
 	JNZ          sixteen
 
 sixteen_end:
+	ADDQ R8, DI
+	ADDQ R9, SI
+	DECQ CX
+	JNZ  row
+
+row_end:
 	VZEROUPPER
 	RET
 

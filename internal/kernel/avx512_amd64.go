@@ -467,12 +467,12 @@ func avx512Finish(y, c, bias unsafe.Pointer, stride, rows int, limit float32)
 // avx512Round rounds to bf16, kept as float32.
 //
 //go:noescape
-func avx512Round(dst, src unsafe.Pointer, n int)
+func avx512Round(dst, src unsafe.Pointer, dstStride, srcStride, n, rows int)
 
 // avx512Pack rounds to bf16.
 //
 //go:noescape
-func avx512Pack(dst, src unsafe.Pointer, n int)
+func avx512Pack(dst, src unsafe.Pointer, dstStride, srcStride, n, rows int)
 
 // avx512Read reads n times 512 bytes.
 //

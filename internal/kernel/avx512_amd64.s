@@ -15810,7 +15810,7 @@ DATA avx512_bfd9db23<>+0(SB)/4, $0xbfd9db23
 GLOBL avx512_bfd9db23<>(SB), RODATA|NOPTR, $4
 
 // func avx512Finish(y *byte, c *byte, bias *byte, stride int, rows int, limit float32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·avx512Finish(SB), NOSPLIT, $0-44
 	MOVQ  y+0(FP), DI
 	MOVQ  c+8(FP), SI
@@ -15821,6 +15821,8 @@ TEXT ·avx512Finish(SB), NOSPLIT, $0-44
 	JZ    row_end
 
 row:
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
 	VMOVUPS      (SI), Z0
 	VADDPS       (DX), Z0, Z0
 	VBROADCASTSS avx512_7fc00000<>+0(SB), Z3
@@ -15845,17 +15847,26 @@ row_end:
 DATA avx512_7fc00000<>+0(SB)/4, $0x7fc00000
 GLOBL avx512_7fc00000<>(SB), RODATA|NOPTR, $4
 
-// func avx512Round(dst *byte, src *byte, n int)
+// func avx512Round(dst *byte, src *byte, dstStride int, srcStride int, n int, rows int)
 // Requires: AVX, AVX512F
-TEXT ·avx512Round(SB), NOSPLIT, $0-24
+TEXT ·avx512Round(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), DI
 	MOVQ  src+8(FP), SI
-	MOVQ  n+16(FP), CX
+	MOVQ  dstStride+16(FP), R8
+	MOVQ  srcStride+24(FP), R9
+	MOVQ  rows+40(FP), CX
 	TESTQ CX, CX
+	JZ    row_end
+
+row:
+	MOVQ  DI, R10
+	MOVQ  SI, R11
+	MOVQ  n+32(FP), DX
+	TESTQ DX, DX
 	JZ    sixteen_end
 
 sixteen:
-	VMOVUPS      (SI), Z0
+	VMOVUPS      (R11), Z0
 	VBROADCASTSS avx512_80000000<>+0(SB), Z1
 	VPANDD       Z1, Z0, Z1
 	VBROADCASTSS avx512_7f800000<>+0(SB), Z4
@@ -15873,13 +15884,19 @@ sixteen:
 	VBROADCASTSS avx512_7fc00000<>+0(SB), Z4
 	VCMPPS       $0x03, Z0, Z0, K1
 	VPBLENDMD    Z4, Z1, K1, Z3
-	VMOVUPS      Z3, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, DI
-	DECQ         CX
+	VMOVUPS      Z3, (R10)
+	ADDQ         $0x00000040, R11
+	ADDQ         $0x00000040, R10
+	DECQ         DX
 	JNZ          sixteen
 
 sixteen_end:
+	ADDQ R8, DI
+	ADDQ R9, SI
+	DECQ CX
+	JNZ  row
+
+row_end:
 	VZEROUPPER
 	RET
 
@@ -15892,17 +15909,26 @@ GLOBL avx512_00000001<>(SB), RODATA|NOPTR, $4
 DATA avx512_00007fff<>+0(SB)/4, $0x00007fff
 GLOBL avx512_00007fff<>(SB), RODATA|NOPTR, $4
 
-// func avx512Pack(dst *byte, src *byte, n int)
+// func avx512Pack(dst *byte, src *byte, dstStride int, srcStride int, n int, rows int)
 // Requires: AVX, AVX512F
-TEXT ·avx512Pack(SB), NOSPLIT, $0-24
+TEXT ·avx512Pack(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), DI
 	MOVQ  src+8(FP), SI
-	MOVQ  n+16(FP), CX
+	MOVQ  dstStride+16(FP), R8
+	MOVQ  srcStride+24(FP), R9
+	MOVQ  rows+40(FP), CX
 	TESTQ CX, CX
+	JZ    row_end
+
+row:
+	MOVQ  DI, R10
+	MOVQ  SI, R11
+	MOVQ  n+32(FP), DX
+	TESTQ DX, DX
 	JZ    sixteen_end
 
 sixteen:
-	VMOVUPS      (SI), Z0
+	VMOVUPS      (R11), Z0
 	VBROADCASTSS avx512_80000000<>+0(SB), Z1
 	VPANDD       Z1, Z0, Z1
 	VBROADCASTSS avx512_7f800000<>+0(SB), Z4
@@ -15921,13 +15947,19 @@ sixteen:
 	VCMPPS       $0x03, Z0, Z0, K1
 	VPBLENDMD    Z4, Z1, K1, Z3
 	VPSRLD       $0x10, Z3, Z0
-	VPMOVDW      Z0, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, DI
-	DECQ         CX
+	VPMOVDW      Z0, (R10)
+	ADDQ         $0x00000040, R11
+	ADDQ         $0x00000020, R10
+	DECQ         DX
 	JNZ          sixteen
 
 sixteen_end:
+	ADDQ R8, DI
+	ADDQ R9, SI
+	DECQ CX
+	JNZ  row
+
+row_end:
 	VZEROUPPER
 	RET
 

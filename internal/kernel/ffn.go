@@ -184,12 +184,12 @@ func (c *call) convert(r int, scratch []float32) {
 		}
 		whole := len(src) / 16
 		if whole > 0 {
-			c.round(dst, unsafe.Pointer(&src[0]), whole)
+			c.round(dst, unsafe.Pointer(&src[0]), 0, 0, whole, 1)
 		}
 		if n > whole*16 {
 			rest := scratch[:step]
 			clear(rest[copy(rest, src[whole*16:]):])
-			c.round(unsafe.Add(dst, whole*16*c.up.elemSize()), unsafe.Pointer(&rest[0]), n/16-whole)
+			c.round(unsafe.Add(dst, whole*16*c.up.elemSize()), unsafe.Pointer(&rest[0]), 0, 0, n/16-whole, 1)
 		}
 	}
 }
@@ -280,9 +280,7 @@ func (c *call) upTask(p, chunk int, totals []float32) {
 		}
 		width = panel
 	}
-	for r := range n {
-		c.round(c.hs.at(first+r, column), unsafe.Pointer(&totals[r*panel]), width/16)
-	}
+	c.round(c.hs.at(first, column), unsafe.Pointer(&totals[0]), c.hs.stride, panel*4, width/16, n)
 }
 
 func (c *call) downTask(p, chunk int, totals []float32) {

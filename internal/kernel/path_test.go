@@ -141,12 +141,12 @@ func TestPaths_ActivateAlike(t *testing.T) {
 		}
 		require.Equal(t, bitsOf(run(portable.finish)), bitsOf(run(k.finish)), "%v", path)
 		want, got := make([]float32, len(numbers)), make([]float32, len(numbers))
-		portable.round(unsafe.Pointer(&want[0]), unsafe.Pointer(&numbers[0]), len(numbers)/16)
-		k.round(unsafe.Pointer(&got[0]), unsafe.Pointer(&numbers[0]), len(numbers)/16)
+		portable.round(unsafe.Pointer(&want[0]), unsafe.Pointer(&numbers[0]), 0, 0, len(numbers)/16, 1)
+		k.round(unsafe.Pointer(&got[0]), unsafe.Pointer(&numbers[0]), 0, 0, len(numbers)/16, 1)
 		require.Equal(t, bitsOf(want), bitsOf(got), "%v", path)
 		if k.pack != nil {
 			packed := make([]uint16, len(numbers))
-			k.pack(unsafe.Pointer(&packed[0]), unsafe.Pointer(&numbers[0]), len(numbers)/16)
+			k.pack(unsafe.Pointer(&packed[0]), unsafe.Pointer(&numbers[0]), 0, 0, len(numbers)/16, 1)
 			for i, h := range packed {
 				require.Equal(t, math.Float32bits(want[i]), uint32(h)<<16)
 			}

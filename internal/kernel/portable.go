@@ -38,8 +38,8 @@ type productFunc func(c, x, w, s, aheadX, aheadW unsafe.Pointer, stride, blocks,
 // stride bytes apart. Gated activations write half a panel, others a whole one. y may be c.
 type rowsFunc func(y, c, bias unsafe.Pointer, stride, rows int, limit float32)
 
-// roundFunc rounds n times 16 float32 at src to bf16: into bf16, or into float32 of that accuracy.
-type roundFunc func(dst, src unsafe.Pointer, n int)
+// roundFunc rounds rows of n times 16 float32 to bf16: into bf16, or into float32 of that accuracy. Strides, from row to row, are in bytes.
+type roundFunc func(dst, src unsafe.Pointer, dstStride, srcStride, n, rows int)
 
 // at returns the element i of an array at p.
 func at[T any](p unsafe.Pointer, i int) *T {
@@ -215,8 +215,10 @@ func portableFinish(y, c, bias unsafe.Pointer, stride, rows int, _ float32) {
 }
 
 // portableRound rounds float32 to the accuracy of bf16.
-func portableRound(dst, src unsafe.Pointer, n int) {
-	for i := range n * 16 {
-		*at[float32](dst, i) = roundBF16(*at[float32](src, i))
+func portableRound(dst, src unsafe.Pointer, dstStride, srcStride, n, rows int) {
+	for r := range rows {
+		for i := range n * 16 {
+			*at[float32](unsafe.Add(dst, r*dstStride), i) = roundBF16(*at[float32](unsafe.Add(src, r*srcStride), i))
+		}
 	}
 }

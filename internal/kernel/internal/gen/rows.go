@@ -284,6 +284,11 @@ func (t *target) allRows() {
 	}
 	t.tables = append(t.tables, gated, plain)
 	t.rowsFunction("Finish", "adds the bias and makes NaN canonical.", func(c, bias, y operand.Mem) {
+		// Rows lie far apart: a store that waits for its cache line holds up those after it.
+		later := y
+		later.Index, later.Scale = reg.R8, 8 // eight rows on
+		t.PREFETCHT0(later)
+		t.PREFETCHT0(plus(later, 64))
 		for at := 0; at < 4*consts.Panel; at += t.bytes() {
 			t.VMOVUPS(m.orNaN(m.add(m.loadFrom(plus(c, at)), plus(bias, at))), plus(y, at))
 		}
@@ -294,16 +299,25 @@ func (t *target) allRows() {
 // rounding writes the conversions of activations: to float32 of bf16's accuracy, and to bf16.
 func (t *target) rounding(m sequence) {
 	function := func(name, doc string, size int, store func(v reg.VecVirtual, to operand.Mem)) {
-		t.begin(t.name+name, doc, "dst, src unsafe.Pointer, n int", "dst, src *byte, n int")
+		t.begin(t.name+name, doc, "dst, src unsafe.Pointer, dstStride, srcStride, n, rows int", "dst, src *byte, dstStride, srcStride, n, rows int")
 		t.load("dst", reg.RDI)
 		t.load("src", reg.RSI)
-		t.load("n", reg.RCX)
-		t.loop("sixteen", reg.RCX, func() {
-			for at := 0; at < 64; at += t.bytes() {
-				store(m.roundBF16(m.loadFrom(mem(reg.RSI, at))), mem(reg.RDI, at/4*size))
-			}
-			t.ADDQ(operand.U32(64), reg.RSI)
-			t.ADDQ(operand.U32(16*size), reg.RDI)
+		t.load("dstStride", reg.R8)
+		t.load("srcStride", reg.R9)
+		t.load("rows", reg.RCX)
+		t.loop("row", reg.RCX, func() {
+			t.MOVQ(reg.RDI, reg.R10)
+			t.MOVQ(reg.RSI, reg.R11)
+			t.load("n", reg.RDX)
+			t.loop("sixteen", reg.RDX, func() {
+				for at := 0; at < 64; at += t.bytes() {
+					store(m.roundBF16(m.loadFrom(mem(reg.R11, at))), mem(reg.R10, at/4*size))
+				}
+				t.ADDQ(operand.U32(64), reg.R11)
+				t.ADDQ(operand.U32(16*size), reg.R10)
+			})
+			t.ADDQ(reg.R8, reg.RDI)
+			t.ADDQ(reg.R9, reg.RSI)
 		})
 		t.end()
 	}
