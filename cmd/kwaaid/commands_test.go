@@ -267,6 +267,18 @@ func TestCommands_OfANode(t *testing.T) {
 	})
 }
 
+func TestCall_WithoutInputDrawsRowsForWhoeverStandsIn(t *testing.T) {
+	host := startNode(t, "--expert", "id=43,kind=identity,hidden=16")
+	file := filepath.Join(t.TempDir(), "kwaaid.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("fallbacks: {expert-41: [expert-42, expert-43]}\n"), 0o600))
+	caller := startNode(t, "--config", file, "--bootstrap", host.Addrs[0])
+	res := decode[api.CallResult](t, kwaaid(t, "call", "41", "--json", "--api", caller.API).ok(t))
+	require.Equal(t, api.WhereFallback, res.AnsweredBy.Where)
+	require.Equal(t, "expert-43", res.AnsweredBy.Expert.String())
+	require.Equal(t, "expert-41", res.Expert.String())
+	require.Equal(t, []int{1, 16}, res.Shape)
+}
+
 // tcpAddr returns HOST:PORT of /ip4/HOST/tcp/PORT/...
 func tcpAddr(t *testing.T, multiaddr string) string {
 	t.Helper()

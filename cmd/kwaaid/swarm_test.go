@@ -199,6 +199,8 @@ func TestRun_RefusesBrokenExpertsUnlessToldToKeepGoing(t *testing.T) {
 	h := startNode(t, "--keep-going", "--expert", spec, "--expert", "id=7,kind=identity,hidden=8")
 	_, _, err := h.Client.Call(t.Context(), api.CallRequest{Name: "7"})
 	require.NoError(t, err)
+	o = kwaaid(t, "call", "42", "--json", "--api", h.API)
+	require.Equal(t, "NOT_READY", decode[failure](t, o).Error.Code, "it is here, but failed")
 
 	// Of a checkpoint the layers that can be used are hosted; what is missing is told.
 	cut := filepath.Join(dir, "cut")

@@ -73,16 +73,17 @@ type task struct {
 
 // asked is an expert that is asked, and what came of it.
 type asked struct {
-	id     expert.ID
-	digest expert.Digest // the weights that are meant; zero: those that unpinned calls use
-	here   bool          // this node is to be asked first
-	other  expert.Digest // the weights that this node has instead; zero: it has none, or those that are meant
-	tried  []peer.ID
-	begun  int                // attempts
-	none   registry.NoneError // why nobody could be picked last
-	last   error              // of the last attempt that failed; nil: none did
-	unable []peer.ID          // hosts that cannot do it, whenever they are asked
-	cannot bool               // nor can this node
+	id      expert.ID
+	digest  expert.Digest // the weights that are meant; zero: those that unpinned calls use
+	here    bool          // this node is to be asked first
+	other   expert.Digest // the weights that this node has instead; zero: it has none, or those that are meant
+	tried   []peer.ID
+	begun   int                // attempts
+	none    registry.NoneError // why nobody could be picked last
+	last    error              // of the last attempt that failed; nil: none did
+	unable  []peer.ID          // hosts that cannot do it, whenever they are asked
+	cannot  bool               // nor can this node
+	unready error              // why this node, which is to host it, cannot answer yet; nil: it can, or does not host it
 }
 
 // exchange is one request to one peer, or to this node, with one or more pairs.
@@ -186,6 +187,12 @@ func (c *call) begin(i int) {
 func (c *call) ask(id expert.ID, digest expert.Digest) (asked, error) {
 	a := asked{id: id, digest: digest}
 	h, hosted := c.d.local.Has(id)
+	if hosted && h.State != expert.StateReady {
+		a.unready = fmt.Errorf("%w: %s is %s at this node, and nobody else is found", expert.ErrNotReady, id, h.State)
+		if h.Problem != "" {
+			a.unready = fmt.Errorf("%w: %s failed at this node (%s), and nobody else is found", expert.ErrNotReady, id, h.Problem)
+		}
+	}
 	if !hosted || h.Digest.IsZero() {
 		return a, nil // without a digest it is not loaded, and nothing is known of it
 	}

@@ -212,6 +212,25 @@ func TestCall_PinnedWeightsOtherThanThisNodesAreAMismatch(t *testing.T) {
 	})
 }
 
+func TestCall_ExpertThatThisNodeIsToHostIsNotReadyRatherThanNotFound(t *testing.T) {
+	for says, here := range map[string]expert.Hosted{ // of what is not loaded nothing else is known
+		"loading":   {ID: 42, State: expert.StateLoading},
+		"draining":  {ID: 42, State: expert.StateDraining},
+		"cut short": {ID: 42, State: expert.StateFailed, Problem: "cut short"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, d := newWorld(t, DefaultConfig())
+			w.here[42] = here
+			err := one(t, d, 42).Err
+			require.ErrorIs(t, err, expert.ErrNotReady)
+			require.ErrorContains(t, err, says)
+
+			w.announce(42, identity, "peer-a")
+			require.NoError(t, one(t, d, 42).Err)
+		})
+	}
+}
+
 func TestCall_WhatThisNodeCannotDoTakesOneWalkWhenNobodyElseIsThere(t *testing.T) {
 	for _, cannot := range []error{expert.ErrTooLarge, expert.ErrUnimplemented} {
 		synctest.Test(t, func(t *testing.T) {

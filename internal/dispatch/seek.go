@@ -291,6 +291,8 @@ func (c *call) reason(t *task) error {
 	case a.none.Known > 0 && a.last == nil:
 		none := a.none
 		return fmt.Errorf("%w: %w", expert.ErrNotReady, &none)
+	case a.none.Known == 0 && a.unready != nil:
+		return a.unready
 	case t.hunt.err != nil:
 		return fmt.Errorf("%w: this node does not host it, no host is configured, and the look-up in the DHT failed: %w",
 			expert.ErrNotFound, t.hunt.err)

@@ -120,9 +120,18 @@ func asRows(x *tensor.Dense) (*tensor.Dense, error) {
 	return expert.NewRows(x.Float32s(), shape[len(shape)-1]), nil
 }
 
-// draw makes rows for an expert, as wide as it takes them.
+// draw makes rows for an expert, as wide as it takes them; where nobody knows that, as wide as those who stand in for it do.
 func (c *core) draw(ctx context.Context, id expert.ID, rows int, seed uint64) (*tensor.Dense, error) {
 	hidden, err := c.hidden(ctx, id)
+	for of, list := range c.cfg.Fallbacks {
+		for _, f := range list {
+			if err != nil && of.ID == id {
+				if width, ferr := c.hidden(ctx, f.ID); ferr == nil {
+					hidden, err = width, nil
+				}
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -151,6 +160,9 @@ func (c *core) hidden(ctx context.Context, id expert.ID) (int, error) {
 		return width, nil
 	}
 	hosts, err := c.hosts(ctx, id)
+	if h, ok := c.local.Has(id); err != nil && ok {
+		return 0, fmt.Errorf("%w: %s is %s at this node, and nobody else is found", expert.ErrNotReady, id, h.State)
+	}
 	if err != nil {
 		return 0, err
 	}
