@@ -58,7 +58,8 @@ func (g *Gateway) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-			c.markRequest()
+			c.beginRequest()
+			defer c.endRequest()
 		}
 		out := &response{ResponseWriter: w, control: http.NewResponseController(w)}
 		route := routeOther

@@ -498,3 +498,36 @@ func TestConnection_IsKeptAfterARefusal(t *testing.T) {
 		require.False(t, resp.Close)
 	}
 }
+
+func TestHTTP_IdleConnectionsKeepNobodyOut(t *testing.T) {
+	f := newFace(t)
+	busy, entered := make(chan struct{}), make(chan struct{})
+	f.node.resolve = func(string) (api.Resolved, error) {
+		close(entered)
+		<-busy
+		return api.Resolved{Expert: 7}, nil
+	}
+	underWay := make(chan error, 1)
+	go func() {
+		_, err := api.NewClient(f.Addr().String(), "").Resolve(context.Background(), "7")
+		underWay <- err
+	}()
+	requireSoon(t, entered)
+	var idle []net.Conn
+	for range maxConnections + 100 { // some send nothing, some but the beginning of a request
+		c, err := net.Dial("tcp", f.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		idle = append(idle, c)
+		if len(idle)%2 == 0 {
+			_, err = c.Write([]byte("GET /healthz HTTP/1.1\r\nHost: "))
+			require.NoError(t, err)
+		}
+	}
+	client := &http.Client{Timeout: headerTimeout - 2*time.Second}
+	resp, err := client.Get("http://" + f.Addr().String() + "/healthz")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	close(busy)
+	require.NoError(t, requireSoon(t, underWay), "what is under way goes on")
+}

@@ -5,43 +5,113 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/net/netutil"
 )
 
 // http2Preface is what every gRPC connection begins with (RFC 9113, section 3.4).
 const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// listener bounds the connections of a face and counts those that bring noise: bytes, but never a request.
+// listener bounds the connections of a face and counts those that bring noise: bytes, but never a request. When it is full, the
+// connection that has waited longest for its next request makes room for a new one, so that idle ones keep nobody out.
 type listener struct {
 	net.Listener
 	face    string
-	preface string // a connection that begins with it is no noise; empty: one that markRequest was called for
+	preface string // a connection that begins with it is no noise; empty: one that beginRequest was called for
 	log     zerolog.Logger
 	metrics *Metrics
+
+	freed  chan struct{} // a connection was closed; one token tells as much as many
+	closed chan struct{}
+	close  sync.Once
+
+	mu   sync.Mutex // guards open
+	open map[*conn]struct{}
 }
 
+const (
+	// patience is for a connection to bring its request before it may be closed for another: far above a round trip.
+	patience = time.Second
+	// roomEvery is how often a full listener looks whether one has waited long enough.
+	roomEvery = 100 * time.Millisecond
+)
+
 func newListener(l net.Listener, face, preface string, log zerolog.Logger, metrics *Metrics) net.Listener {
-	return &listener{Listener: netutil.LimitListener(l, maxConnections), face: face, preface: preface, log: log, metrics: metrics}
+	return &listener{
+		Listener: l, face: face, preface: preface, log: log, metrics: metrics,
+		freed: make(chan struct{}, 1), closed: make(chan struct{}), open: map[*conn]struct{}{},
+	}
 }
 
 // Accept waits for room and for a connection.
 func (l *listener) Accept() (net.Conn, error) {
+	if err := l.makeRoom(); err != nil {
+		return nil, err
+	}
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, listener: l, awaited: l.preface}, nil
+	accepted := &conn{Conn: c, listener: l, awaited: l.preface}
+	accepted.waits.Store(time.Now().UnixNano())
+	l.mu.Lock()
+	l.open[accepted] = struct{}{}
+	l.mu.Unlock()
+	return accepted, nil
 }
 
-// conn remembers whether its bytes made sense.
+// Close ends listening; it also ends an Accept that waits for room. Twice is fine.
+func (l *listener) Close() error {
+	l.close.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+// makeRoom returns once there is room for a connection. The error is net.ErrClosed.
+func (l *listener) makeRoom() error {
+	for {
+		full, idle := l.longestIdle()
+		switch {
+		case !full:
+			return nil
+		case idle != nil:
+			l.log.Debug().Str("face", l.face).Stringer("remote", idle.RemoteAddr()).Msg("idle connection closed to make room")
+			_ = idle.Close() // whoever reads from it will see
+			continue
+		}
+		select {
+		case <-l.freed:
+		case <-time.After(roomEvery):
+		case <-l.closed:
+			return net.ErrClosed
+		}
+	}
+}
+
+// longestIdle tells whether there is no room, and which connection has waited longest for a request: nil if none has for patience.
+func (l *listener) longestIdle() (full bool, idle *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.open) < maxConnections {
+		return false, nil
+	}
+	before := time.Now().Add(-patience).UnixNano()
+	for c := range l.open {
+		if at := c.waits.Load(); at != 0 && at < before {
+			idle, before = c, at
+		}
+	}
+	return true, idle
+}
+
+// conn remembers whether its bytes made sense, and since when it waits.
 type conn struct {
 	net.Conn
 	listener *listener
 	awaited  string // what is still missing of the preface; only the reader touches it
 	received atomic.Bool
 	request  atomic.Bool
+	waits    atomic.Int64 // since when no request is under way, in Unix nanoseconds; 0: one is, or may be
 	closed   sync.Once
 }
 
@@ -56,7 +126,9 @@ func (c *conn) Read(p []byte) (int, error) {
 			k := min(n, len(c.awaited))
 			if strings.HasPrefix(c.awaited, string(p[:k])) {
 				c.awaited = c.awaited[k:]
-				c.request.Store(c.awaited == "")
+				if c.awaited == "" {
+					c.beginRequest() // of many; when all have ended gRPC closes it by itself
+				}
 			} else {
 				c.awaited = ""
 			}
@@ -65,12 +137,16 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// markRequest says that a request was understood.
-func (c *conn) markRequest() {
+// beginRequest says that a request was understood and is under way.
+func (c *conn) beginRequest() {
 	if !c.request.Load() {
 		c.request.Store(true)
 	}
+	c.waits.Store(0)
 }
+
+// endRequest says that the connection waits for its next request.
+func (c *conn) endRequest() { c.waits.Store(time.Now().UnixNano()) }
 
 // Close closes the connection, and counts it when it brought noise.
 func (c *conn) Close() error {
@@ -78,6 +154,13 @@ func (c *conn) Close() error {
 		if c.received.Load() && !c.request.Load() {
 			c.listener.metrics.noisy(c.listener.face)
 			c.listener.log.Debug().Str("face", c.listener.face).Stringer("remote", c.RemoteAddr()).Msg("connection brought bytes but no request")
+		}
+		c.listener.mu.Lock()
+		delete(c.listener.open, c)
+		c.listener.mu.Unlock()
+		select {
+		case c.listener.freed <- struct{}{}:
+		default:
 		}
 	})
 	return c.Conn.Close()
