@@ -118,7 +118,7 @@ func (c *core) route(ctx context.Context, from *checkpoint.Checkpoint, model, re
 		}
 		r := &routed{Layer: moe.Layer{Name: name, Metrics: c.moe.Layer(name)}, rows: make([]int, l.Experts)}
 		if r.err = l.Err; r.err == nil {
-			r.Gate, r.err = moe.LoadGate(from, l)
+			r.Gate, r.err = moe.LoadGate(from, l) //nolint:contextcheck // a router is read in a moment
 		}
 		if r.err == nil {
 			r.Shared, r.err = loadShared(ctx, l, c.engine)
