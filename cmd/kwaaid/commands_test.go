@@ -44,6 +44,9 @@ func TestCommands_WrongUsageIsExitCodeTwoWithADocument(t *testing.T) {
 		"no rows to bench":      {"bench", "7", "--rows", "0"},
 		"a bad SPEC":            {"run", "--expert", "id=7,kind=magic"},
 		"an unknown log level":  {"run", "--log-level", "loud"},
+		"no node's address":     {"status", "--api", "nonsense"},
+		"no port":               {"call", "7", "--api", "127.0.0.1:99999"},
+		"no port to listen on":  {"run", "--api", "127.0.0.1:99999"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := kwaaid(t, append(args, "--json")...)

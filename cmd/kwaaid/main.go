@@ -92,6 +92,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		a.JSON = a.JSON || slices.Contains(args, "--json")
 		return a.fail(usageError(err.Error() + " (see kwaaid --help)"))
 	}
+	if err := checkAPI(kctx.Command(), a.API); err != nil {
+		return a.fail(err)
+	}
 	if err := kctx.Run(a); err != nil {
 		return a.fail(err)
 	}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 
 	"gorgonia.org/tensor"
 
@@ -50,6 +53,23 @@ func (j join) open(a *app) (swarm, error) {
 
 // defaultAPI is where a node's HTTP address is unless told otherwise.
 const defaultAPI = "127.0.0.1:7575"
+
+// checkAPI refuses an address of a node that leads nowhere; clients take a URL too. To the commands that read a configuration it is one
+// of its keys, which is checked with the others.
+func checkAPI(command, addr string) error {
+	command, _, _ = strings.Cut(command, " ")
+	if slices.Contains([]string{"run", "config", "doctor"}, command) || addr == "" || strings.Contains(addr, "://") {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return usagef("--api %s: expected HOST:PORT, such as %s", addr, defaultAPI)
+	}
+	return nil
+}
 
 // node returns the client of the node that --api names.
 func (a *app) node() *api.Client {
