@@ -283,6 +283,9 @@ func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, b
 	if pick.Stale {
 		c.d.findSoon(t.asking.id)
 	}
+	if pick.Ping != "" {
+		c.d.startPing(pick.Ping)
+	}
 	return pick, err == nil
 }
 

@@ -43,26 +43,35 @@ type ping struct {
 
 // alive pings a peer, or waits for the ping that is under way. It returns true when ctx ends first: then it does not matter.
 func (d *Dispatcher) alive(ctx context.Context, p peer.ID) bool {
-	d.pings.mu.Lock()
-	g := d.pings.under[p]
+	g := d.startPing(p)
 	if g == nil {
-		g = &ping{done: make(chan struct{})}
-		if !d.goBehind(func(ctx context.Context) { d.runPing(ctx, p, g) }) {
-			d.pings.mu.Unlock()
-			return true
-		}
-		if d.pings.under == nil {
-			d.pings.under = make(map[peer.ID]*ping)
-		}
-		d.pings.under[p] = g
+		return true
 	}
-	d.pings.mu.Unlock()
 	select {
 	case <-g.done:
 		return g.alive
 	case <-ctx.Done():
 		return true
 	}
+}
+
+// startPing pings a peer behind, unless that is under way already; nil once d is closed. A peer that misses it is told of to the registry.
+func (d *Dispatcher) startPing(p peer.ID) *ping {
+	d.pings.mu.Lock()
+	defer d.pings.mu.Unlock()
+	g := d.pings.under[p]
+	if g != nil {
+		return g
+	}
+	g = &ping{done: make(chan struct{})}
+	if !d.goBehind(func(ctx context.Context) { d.runPing(ctx, p, g) }) {
+		return nil
+	}
+	if d.pings.under == nil {
+		d.pings.under = make(map[peer.ID]*ping)
+	}
+	d.pings.under[p] = g
+	return g
 }
 
 func (d *Dispatcher) runPing(ctx context.Context, p peer.ID, g *ping) {

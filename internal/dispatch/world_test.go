@@ -128,11 +128,13 @@ func (w *world) Ping(ctx context.Context, p peer.ID) (time.Duration, error) {
 	w.mu.Lock()
 	ping := w.pings[p]
 	w.mu.Unlock()
+	began := time.Now()
 	if ping == nil {
 		time.Sleep(time.Millisecond)
-		return time.Millisecond, nil
+		return time.Since(began), nil
 	}
-	return time.Millisecond, ping(ctx)
+	err := ping(ctx)
+	return time.Since(began), err
 }
 
 // Find knows what the DHT holds.

@@ -59,6 +59,9 @@ func smooth(value *float32, sample, weight float64) {
 	*value += float32(weight * (sample - float64(*value)))
 }
 
+// older returns the weight of a sample where smooth would give it the given one, if what was known before is to be trusted that much only.
+func older(weight, trust float64) float64 { return 1 - (1-weight)*trust }
+
 // quantile follows the slowQuantile of a stream of durations in 8 bytes: it steps up when a sample is above it and down when one
 // is below, by steps in such a proportion that it rests where the samples above are 1 - slowQuantile of all. Since it needs to
 // know only that a sample is above, it learns from calls that were cut off too.
@@ -91,11 +94,12 @@ func (q *quantile) add(sample float64) {
 	}
 }
 
-// cut learns from a call that was cut off after the given seconds: only whether it was above.
-func (q *quantile) cut(seconds float64) {
-	if q.count > 0 && seconds > float64(q.seconds) {
+// cut learns from a call that was cut off after the given seconds: only whether it was above, which it returns.
+func (q *quantile) cut(seconds float64) (above bool) {
+	if above = q.count > 0 && seconds > float64(q.seconds); above {
 		q.add(seconds)
 	}
+	return above
 }
 
 // rowClasses: calls of 1, 2, 3-4, 5-8, ... rows are alike in what they take; the last class holds all above 4,096.

@@ -62,7 +62,8 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 		return
 	}
 	if rtt > 0 {
-		smooth(&h.rtt, max(rtt.Seconds(), leastRTT), smoothing)
+		smooth(&h.rtt, max(rtt.Seconds(), leastRTT), older(smoothing, faded(at-h.rttAt, estimateHalfLife)))
+		h.rttAt = at
 	}
 	if h.verdict != Alive && h.breaker.ok() {
 		h.revive(at)

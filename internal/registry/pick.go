@@ -35,6 +35,7 @@ type Pick struct {
 	Text   string        // Peer in base58
 	Digest expert.Digest // to ask for; zero: any
 	Stale  bool          // the expert was not looked up lately: others may host it by now
+	Ping   peer.ID       // another provider, whose line was measured long ago: ping it, and tell of it by Ponged; empty: none is
 
 	entry      *entry
 	host       *host
@@ -91,6 +92,9 @@ const (
 	alike = 0.85
 	// frameCost: a frame of its own costs the caller and the host about so much, in seconds; rows that can share one may wait as long.
 	frameCost = 200e-6
+	// lineLife: a line that was slow when it was measured may not be any more. A ping costs about as much as a call; the next one, should
+	// it have been an accident, comes as soon.
+	lineLife = 15 * time.Second
 	// lastResortRest: when nobody else is left, a peer without connection is dialled again and one that fails is probed, but not on
 	// every call.
 	lastResortRest = 250 * time.Millisecond
@@ -199,7 +203,10 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 		err := none // only this copy is put on the heap
 		return Pick{}, &err
 	}
-	return t.begin(e, choose(good, &q, at, dice), digest, q.Rows, at), nil
+	best, ping := choose(good, &q, at, dice)
+	k := t.begin(e, best, digest, q.Rows, at)
+	k.Ping = ping
+	return k, nil
 }
 
 // heldBack tells whether a peer that came back lately sits this draw out.
@@ -231,25 +238,36 @@ func (p *provider) lastResort(q *Query, digest expert.Digest, now tick) bool {
 	return peerWell && (s == nil || s.breaker.allows(now) || q.Desperate && s.breaker.early(now))
 }
 
-// choose draws two and takes the better one; see better.
-func choose(good []*provider, q *Query, now tick, dice Dice) *provider {
-	best := good[0]
+// choose draws two and takes the better one; see better. ping is the other one's peer, if its line is to be measured again.
+func choose(good []*provider, q *Query, now tick, dice Dice) (best *provider, ping peer.ID) {
+	best = good[0]
 	if len(good) > 1 {
 		i, j := dice.IntN(len(good)), dice.IntN(len(good)-1)
 		if j >= i {
 			j++
 		}
-		best = better(good[i], good[j], q.Rows, now)
+		other := good[i]
+		if best = better(other, good[j], q.Rows, now); best == other {
+			other = good[j]
+		}
+		if other.host.outdated(now) {
+			ping, other.host.pingAt = other.host.id, now
+		}
 	}
 	if len(q.Shared) == 0 || slices.Contains(q.Shared, best.host.id) {
-		return best
+		return best, ping
 	}
 	for _, p := range good {
 		if slices.Contains(q.Shared, p.host.id) && p.wait(best, q.Rows, now) <= best.wait(p, q.Rows, now)+frameCost {
-			return p
+			return p, ping
 		}
 	}
-	return best
+	return best, ping
+}
+
+// outdated tells whether the host's line is to be measured again: what was learned of it is old, and there is a connection to ask it by.
+func (h *host) outdated(now tick) bool {
+	return h.connected && h.rttAt != 0 && now-max(h.rttAt, h.pingAt) >= tick(lineLife)
 }
 
 // better returns the one with the smaller expected wait; of two that are alike the one with fewer rows of ours under way, then the

@@ -233,7 +233,12 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 		weight = towardsLow
 	}
 	smooth(&h.rtt, beside, weight)
-	smooth(&s.service, max(took-float64(h.rtt), 0)/max(float64(k.work), 1), smoothing)
+	h.rttAt = now
+	perRow := max(took-float64(h.rtt), 0) / max(float64(k.work), 1)
+	if s.learned == 0 {
+		s.service = float32(perRow)
+	}
+	smooth(&s.service, perRow, older(smoothing, faded(now-s.learned, estimateHalfLife)))
 	s.at, s.learned = now, now
 
 	if o.Hidden > 0 {
@@ -244,10 +249,15 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 
 // cut learns from a call without an answer that it took longer than this.
 func (k *Pick) cut(took time.Duration, now tick) {
-	k.entry.quantile(int(k.rows)).cut(took.Seconds())
+	slow := k.entry.quantile(int(k.rows)).cut(took.Seconds())
 	perRow := (took.Seconds() - float64(k.host.rtt)) / max(float64(k.work), 1)
-	if s := k.stats; s.service > 0 && perRow > float64(s.service) {
+	s := k.stats
+	switch {
+	case s.learned == 0 && !slow: // nothing is known of it, and it had no time to show anything
+	case perRow > float64(s.service):
 		smooth(&s.service, perRow, smoothing)
+		s.learned = now
+	case slow: // it is as slow as it was: or it would be tried again at once, and again
 		s.learned = now
 	}
 }

@@ -157,6 +157,9 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 	if _, told := args["stale"]; told {
 		line += fmt.Sprint(", stale: ", pick.Stale)
 	}
+	if pick.Ping != "" {
+		line += ", and " + string(pick.Ping) + " is to be pinged"
+	}
 	if !pick.Digest.IsZero() {
 		line += " for digest " + letter(pick.Digest)
 	}

@@ -29,7 +29,8 @@ func (g guess) or(other guess, stranger float64) float64 {
 	return g.value*g.trust + rest*(1-g.trust)
 }
 
-// rttGuess is what a call takes beside computing.
+// rttGuess is what a call takes beside computing. It does not fade: what is long known of a line is measured anew, which costs callers
+// nothing, rather than forgotten, which would cost the rare caller a slow answer each time; see outdated.
 func (p *provider) rttGuess() guess {
 	if p.host.rtt == 0 {
 		return guess{}
@@ -39,7 +40,7 @@ func (p *provider) rttGuess() guess {
 
 // serviceGuess is the time that one row takes: as seen from here with this expert, else as the host says of all its experts.
 func (p *provider) serviceGuess(now tick) guess {
-	if p.stats != nil && p.stats.service > 0 {
+	if p.stats != nil && p.stats.learned != 0 {
 		return guess{float64(p.stats.service), faded(now-p.stats.learned, estimateHalfLife)}
 	}
 	if p.host.service > 0 {
