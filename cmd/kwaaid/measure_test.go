@@ -45,7 +45,7 @@ func TestMeasure_SlowestAnswerWhileTheHostInUseEnds(t *testing.T) {
 					w := admit(t, care{listen: everyListen, specs: threeReplicas()})
 					w.meet("7", 3)
 					r := w.asking(t, story.clients, 200, story.strike)
-					t.Logf("%s: slowest answer %.1f ms, %d failed, %d wrong", story.name, r.slowest, len(r.errs), r.wrong)
+					t.Logf("%s: slowest answer %.1f ms, %d failed, %d wrong; it tried %+v", story.name, r.slowest, len(r.errs), r.wrong, r.tried)
 					r.fine(t)
 					slowest = append(slowest, r.slowest)
 				})

@@ -177,8 +177,9 @@ type record struct {
 	calls   int
 	wrong   int
 	errs    []error
-	slowest float64 // ms, as the node measures it
-	last    string  // the peer that answered last
+	slowest float64       // ms, as the node measures it
+	tried   []api.Attempt // by the slowest
+	last    string        // the peer that answered last
 }
 
 // ask makes one call and notes what came of it.
@@ -194,7 +195,9 @@ func (r *record) ask(ctx context.Context, w *ward, q question) {
 	if res.SHA256 != w.truth[q] {
 		r.wrong++
 	}
-	r.slowest = max(r.slowest, res.MS)
+	if res.MS > r.slowest {
+		r.slowest, r.tried = res.MS, res.Attempts
+	}
 	r.last = res.AnsweredBy.Peer
 }
 
