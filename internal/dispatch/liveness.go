@@ -101,7 +101,8 @@ func (d *Dispatcher) pingOnce(ctx context.Context, p peer.ID, patience time.Dura
 		d.table.Ponged(p, took, time.Now())
 		return true
 	case errors.Is(err, expert.ErrOverloaded), errors.Is(err, expert.ErrUnimplemented):
-		return true // an answer too
+		d.table.Ponged(p, 0, time.Now()) // an answer too
+		return true
 	default:
 		return false
 	}

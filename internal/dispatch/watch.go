@@ -233,6 +233,7 @@ func (c *call) hedge(ex *exchange, now time.Time) {
 		if !joins(start, pick.Peer) && !c.d.budget.spend() {
 			c.d.table.Report(pick, registry.Outcome{Kind: registry.Cancelled}, now)
 			c.d.metrics.hedgeRefused()
+			ex.watch.pingAt = now // if it is gone, another may be asked all the same
 			break
 		}
 		t.asking.tried = append(t.asking.tried, pick.Peer)

@@ -26,7 +26,7 @@ func (h *host) back(now tick) {
 	if h.breaker.ok() || h.draining {
 		h.revive(now)
 	}
-	h.draining, h.suspect, h.verdict, h.heard = false, false, Alive, now
+	h.draining, h.suspect, h.cuts, h.verdict, h.heard = false, false, 0, Alive, now
 }
 
 // Disconnected notes that no connection to the peer is left. It is out of the choice at once, until it is connected again or a
@@ -68,7 +68,7 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 	if h.verdict != Alive && h.breaker.ok() {
 		h.revive(at)
 	}
-	h.suspect, h.verdict, h.heard = false, Alive, at
+	h.suspect, h.cuts, h.verdict, h.heard = false, 0, Alive, at
 }
 
 // PingMissed notes that a peer with calls in flight is silent and missed its ping: nothing is known of it any more, and it rests until

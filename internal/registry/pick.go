@@ -35,7 +35,7 @@ type Pick struct {
 	Text   string        // Peer in base58
 	Digest expert.Digest // to ask for; zero: any
 	Stale  bool          // the expert was not looked up lately: others may host it by now
-	Ping   peer.ID       // another provider, whose line was measured long ago: ping it, and tell of it by Ponged; empty: none is
+	Ping   peer.ID       // a provider to be pinged, by Ponged or PingMissed: it is in doubt, or its line was measured long ago; empty: none
 
 	entry      *entry
 	host       *host
@@ -95,6 +95,11 @@ const (
 	// lineLife: a line that was slow when it was measured may not be any more. A ping costs about as much as a call; the next one, should
 	// it have been an accident, comes as soon.
 	lineLife = 15 * time.Second
+	// cutsToDoubt: one call that was cut off may have been slow; of a host that says nothing to two in a row a ping tells whether it is
+	// still there, before the calls that it is given meanwhile use up the hedges.
+	cutsToDoubt = 2
+	// doubtRest is how soon a host in doubt is to be pinged again: the time that a ping is given.
+	doubtRest = 50 * time.Millisecond
 	// lastResortRest: when nobody else is left, a peer without connection is dialled again and one that fails is probed, but not on
 	// every call.
 	lastResortRest = 250 * time.Millisecond
@@ -164,15 +169,22 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 	t.dropExpired(e, at)
 
 	var buffer [32]*provider
-	good, held := buffer[:0:16], buffer[16:16] // those who can be picked; those held back by their slow start
+	good, held := buffer[:0:16], buffer[16:16] // those who can be picked; those held back by their slow start, or in doubt
 	none := NoneError{Expert: q.Expert, Known: len(e.providers)}
+	var ping peer.ID
 	for i := range e.providers {
 		p := &e.providers[i]
 		switch p.why(&q, digest, at) {
 		case pickable:
-			if p.host.heldBack(at, dice) {
+			switch {
+			case p.host.doubted():
 				held = append(held, p)
-			} else {
+				if at-p.host.pingAt >= tick(doubtRest) {
+					ping = p.host.id
+				}
+			case p.host.heldBack(at, dice):
+				held = append(held, p)
+			default:
 				good = append(good, p)
 			}
 		case tried:
@@ -203,9 +215,15 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 		err := none // only this copy is put on the heap
 		return Pick{}, &err
 	}
-	best, ping := choose(good, &q, at, dice)
+	best, other := choose(good, &q, at, dice)
+	if ping == "" && other != nil && other.host.outdated(at) {
+		ping = other.host.id
+	}
 	k := t.begin(e, best, digest, q.Rows, at)
-	k.Ping = ping
+	if ping != "" {
+		t.hosts[ping].pingAt = at
+		k.Ping = ping
+	}
 	return k, nil
 }
 
@@ -238,32 +256,32 @@ func (p *provider) lastResort(q *Query, digest expert.Digest, now tick) bool {
 	return peerWell && (s == nil || s.breaker.allows(now) || q.Desperate && s.breaker.early(now))
 }
 
-// choose draws two and takes the better one; see better. ping is the other one's peer, if its line is to be measured again.
-func choose(good []*provider, q *Query, now tick, dice Dice) (best *provider, ping peer.ID) {
+// choose draws two and takes the better one; see better. other is the one that was not taken; nil where there is but one.
+func choose(good []*provider, q *Query, now tick, dice Dice) (best, other *provider) {
 	best = good[0]
 	if len(good) > 1 {
 		i, j := dice.IntN(len(good)), dice.IntN(len(good)-1)
 		if j >= i {
 			j++
 		}
-		other := good[i]
+		other = good[i]
 		if best = better(other, good[j], q.Rows, now); best == other {
 			other = good[j]
 		}
-		if other.host.outdated(now) {
-			ping, other.host.pingAt = other.host.id, now
-		}
 	}
 	if len(q.Shared) == 0 || slices.Contains(q.Shared, best.host.id) {
-		return best, ping
+		return best, other
 	}
 	for _, p := range good {
 		if slices.Contains(q.Shared, p.host.id) && p.wait(best, q.Rows, now) <= best.wait(p, q.Rows, now)+frameCost {
-			return p, ping
+			return p, other
 		}
 	}
-	return best, ping
+	return best, other
 }
+
+// doubted tells whether the host may be gone: it left several calls in a row without an answer.
+func (h *host) doubted() bool { return h.connected && h.cuts >= cutsToDoubt }
 
 // outdated tells whether the host's line is to be measured again: what was learned of it is old, and there is a connection to ask it by.
 func (h *host) outdated(now tick) bool {

@@ -94,8 +94,8 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 			h.health.add(false, at)
 		}
 		k.probeStats = false
-		if o.Kind == TimedOut {
-			k.cut(o.Took, at)
+		if o.Kind == TimedOut && k.cut(o.Took, at) {
+			h.cuts = min(h.cuts+1, cutsToDoubt)
 		}
 	case Broken:
 		h.fail(k.at, at, k.probePeer)
@@ -109,7 +109,9 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 	case Garbled:
 		h.shutOut(shutFirst, shutMost, at)
 	case Cancelled:
-		k.cut(o.Took, at)
+		if k.cut(o.Took, at) {
+			h.cuts = min(h.cuts+1, cutsToDoubt)
+		}
 	case Suspect, Refused: // nothing is known yet; nothing is wrong with the host
 	}
 	h.breaker.release(k.probePeer)
@@ -135,7 +137,7 @@ func (h *host) well(probe bool, now tick) {
 			h.revive(now)
 		}
 	}
-	h.suspect, h.heard, h.verdict = false, now, Alive
+	h.suspect, h.cuts, h.heard, h.verdict = false, 0, now, Alive
 }
 
 // revive begins another life of a peer: what went wrong in the last one is explained by its end. It starts slowly, the more so the
@@ -247,9 +249,9 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	k.entry.quantile(int(k.rows)).add(took)
 }
 
-// cut learns from a call without an answer that it took longer than this.
-func (k *Pick) cut(took time.Duration, now tick) {
-	slow := k.entry.quantile(int(k.rows)).cut(took.Seconds())
+// cut learns from a call without an answer that it took longer than this. It returns whether that was longer than usual.
+func (k *Pick) cut(took time.Duration, now tick) (slow bool) {
+	slow = k.entry.quantile(int(k.rows)).cut(took.Seconds())
 	perRow := (took.Seconds() - float64(k.host.rtt)) / max(float64(k.work), 1)
 	s := k.stats
 	switch {
@@ -260,6 +262,7 @@ func (k *Pick) cut(took time.Duration, now tick) {
 	case slow: // it is as slow as it was: or it would be tried again at once, and again
 		s.learned = now
 	}
+	return slow
 }
 
 // quantile returns the estimate for calls of so many rows.

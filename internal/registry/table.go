@@ -143,6 +143,7 @@ type host struct {
 	rtt     float32 // seconds that a call takes beside its computing; smoothed towards the low ones
 	rttAt   tick    // when rtt was learned last
 	pingAt  tick    // when a Pick last asked for a ping
+	cuts    uint8   // calls in a row that were cut off for being slow, since it gave a sign of life
 	latency float32 // seconds; smoothed, of answers, whatever the expert
 	service float32 // seconds per row, as the host says
 	others  float32 // rows of other callers in its queue, at loadAt
