@@ -151,7 +151,8 @@ func (p *provider) expired(now tick) bool {
 	return p.source != Static && now-heard > tick(providerLife)
 }
 
-// Pick chooses who is to compute the rows: of two providers drawn at random, the one with the smaller expected wait. Exactly one
+// Pick chooses who is to compute the rows: of two providers drawn at random, the one with the smaller expected wait. The first is drawn
+// the more often the quicker it is when it is idle, or two slow ones would be drawn as often as two quick ones. Exactly one
 // Report must follow. The error is a *NoneError.
 func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 	at := t.tick(now)
@@ -260,7 +261,7 @@ func (p *provider) lastResort(q *Query, digest expert.Digest, now tick) bool {
 func choose(good []*provider, q *Query, now tick, dice Dice) (best, other *provider) {
 	best = good[0]
 	if len(good) > 1 {
-		i, j := dice.IntN(len(good)), dice.IntN(len(good)-1)
+		i, j := draw(good, q.Rows, now, dice), dice.IntN(len(good)-1)
 		if j >= i {
 			j++
 		}
@@ -278,6 +279,25 @@ func choose(good []*provider, q *Query, now tick, dice Dice) (best, other *provi
 		}
 	}
 	return best, other
+}
+
+// draw returns the place of one of the providers, each with a probability in proportion to how many such calls it could answer one after the
+// other. Those of which nothing is known are taken to be like the first one that was asked already.
+func draw(good []*provider, rows int, now tick, dice Dice) int {
+	if len(good) == 2 {
+		return dice.IntN(2) // both are compared anyway
+	}
+	known := good[max(0, slices.IndexFunc(good, func(p *provider) bool { return p.stats != nil && p.stats.learned != 0 }))]
+	var buffer [16]float64
+	upTo := buffer[:0]
+	var sum float64
+	for _, p := range good {
+		sum += 1 / p.behind(known, float64(rows), now)
+		upTo = append(upTo, sum)
+	}
+	face := (float64(dice.IntN(diceFaces)) + 0.5) / diceFaces * sum
+	i, _ := slices.BinarySearch(upTo, face)
+	return min(i, len(good)-1)
 }
 
 // doubted tells whether the host may be gone: it left several calls in a row without an answer.

@@ -15,7 +15,7 @@ import (
 )
 
 // TestScripts runs testdata/*.txt: stories of who is asked and why. Times are since the start of a file; a command without at=
-// happens when the one before it did. The commands:
+// happens when the one before it did. Of three or more providers the first one is drawn in thousandths. The commands:
 //
 //	provide EXPERT PEER... [source=dht|static|cache]
 //	forget EXPERT PEER

@@ -70,7 +70,12 @@ func (p *provider) rate(now tick) float64 {
 // wait is how long an answer from p is expected to take, in seconds, when the alternative is q: what is not known of p is taken to
 // be as with q. A host that fails is waited for in vain, so its wait counts as often as it takes on average to succeed.
 func (p *provider) wait(q *provider, rows int, now tick) float64 {
+	return p.behind(q, p.host.ahead(now)+float64(rows), now)
+}
+
+// behind is how long an answer takes once so many rows are computed.
+func (p *provider) behind(q *provider, rows float64, now tick) float64 {
 	rtt := p.rttGuess().or(q.rttGuess(), strangerRTT)
 	service := p.serviceGuess(now).or(q.serviceGuess(now), strangerService)
-	return (rtt + service*(p.host.ahead(now)+float64(rows))) / p.rate(now)
+	return (rtt + service*rows) / p.rate(now)
 }
