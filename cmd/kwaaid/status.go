@@ -31,6 +31,11 @@ func (c *statusCmd) Run(a *app) error {
 		fmt.Fprintf(w, "  swarm      %s, %d peers, DHT %s, reachability %s\n", s.Swarm, s.Peers, s.DHT, s.Reachability)
 		fmt.Fprintf(w, "  experts    %d hosted, %d ready, %d announced\n", s.Experts.Hosted, s.Experts.Ready, s.Experts.Announced)
 		fmt.Fprintf(w, "  load       %d rows queued, %d calls under way\n", s.Load.QueuedRows, s.Load.Inflight)
+		fmt.Fprintf(w, "  calls      %d made in %d attempts, %d failed, %d by fallbacks; %d hedges, %d refused; %d pings missed\n",
+			s.Calls.Calls, s.Calls.Attempts, s.Calls.Failed, s.Calls.Fallbacks, s.Calls.Hedges, s.Calls.HedgesRefused, s.Calls.PingsMissed)
+		for _, r := range s.Resting {
+			fmt.Fprintf(w, "  resting    %s with %d experts: %s\n", r.Peer, r.Experts, r.Why)
+		}
 		fmt.Fprintf(w, "  memory     %s of weights, budget %s\n", bytesText(float64(s.Memory.Weights)), bytesText(float64(s.Memory.Budget)))
 		fmt.Fprintf(w, "  version    %s, up %v\n", s.Version, time.Duration(s.UptimeS*float64(time.Second)).Round(time.Second))
 		for _, addr := range s.Addrs {

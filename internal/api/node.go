@@ -17,6 +17,8 @@ type Status struct {
 	Experts      ExpertCounts `json:"experts"`
 	Load         Load         `json:"load"`
 	Memory       Memory       `json:"memory"`
+	Calls        Calls        `json:"calls"`
+	Resting      []Resting    `json:"resting"` // known hosts that are asked nothing now; the first 100
 	Draining     bool         `json:"draining"`
 }
 
@@ -38,6 +40,25 @@ type Load struct {
 type Memory struct {
 	Weights int64 `json:"weights"`
 	Budget  int64 `json:"budget"`
+}
+
+// Calls is what the calls that this node made did since it started. A layer's call counts once for each expert that it asks.
+type Calls struct {
+	Calls         int64 `json:"calls"`
+	Failed        int64 `json:"failed"`    // of them, those without an answer
+	Fallbacks     int64 `json:"fallbacks"` // of them, those that a fallback answered
+	Attempts      int64 `json:"attempts"`
+	Hedges        int64 `json:"hedges"`         // second hosts that were asked because the first was slow
+	HedgesRefused int64 `json:"hedges_refused"` // those that were not, because the budget was used up
+	PingsMissed   int64 `json:"pings_missed"`
+}
+
+// Resting is a host of experts that is asked nothing now.
+type Resting struct {
+	Peer    string  `json:"peer"`
+	Why     string  `json:"why"` // full, failing, silent (it missed a ping), unreachable, draining, misbehaved
+	Seconds float64 `json:"seconds,omitempty"`
+	Experts int     `json:"experts"` // that it is known to host
 }
 
 // Expert is one expert that is known here.
@@ -72,7 +93,7 @@ type Peer struct {
 	QueuedRows int      `json:"queued_rows,omitempty"` // rows of others in its queue
 	LatencyMS  *float64 `json:"latency_ms,omitempty"`  // smoothed time of an answer
 	RestingS   float64  `json:"resting_s,omitempty"`   // until it is asked again
-	Resting    string   `json:"resting,omitempty"`     // why: full, not ready, misbehaved, draining, unreachable
+	Resting    string   `json:"resting,omitempty"`     // why; see Resting
 }
 
 // Resolved says who hosts an expert, this node included.

@@ -375,6 +375,7 @@ func (c *call) decide(i int, a Answer) {
 	t.decided = true
 	c.answers[i] = a
 	c.open--
+	c.d.counts.decided(&a)
 	c.d.metrics.decided(&a, time.Since(c.began))
 	if c.req.Each != nil {
 		c.untold = append(c.untold, i)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -59,7 +58,7 @@ type Dispatcher struct {
 	budget  budget
 	pings   pings
 	checks  checks
-	hedges  atomic.Int64 // made
+	counts  counts
 
 	// Invariant: behind is counted up only while ctx has not ended, under closing.
 	closing sync.Mutex
@@ -106,9 +105,6 @@ func (d *Dispatcher) Close() {
 	d.closing.Unlock()
 	d.behind.Wait()
 }
-
-// Hedges returns how many exchanges were made because the first host was slow.
-func (d *Dispatcher) Hedges() int64 { return d.hedges.Load() }
 
 // goBehind runs f in a goroutine that Close ends and waits for; false once it is closed.
 func (d *Dispatcher) goBehind(f func(ctx context.Context)) bool {

@@ -16,7 +16,8 @@
 //	liveness.go  pings
 //	check.go     answers that are compared with those of another host
 //	finite.go    NaN and Inf
-//	metrics.go   what is counted
+//	counts.go    what is counted, for a node's own account
+//	metrics.go   what is counted, for Prometheus
 //
 // The first exchange runs in the caller's goroutine; others have goroutines that end before Call returns.
 package dispatch

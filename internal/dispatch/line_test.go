@@ -87,10 +87,10 @@ func TestLine_SlowHostIsTriedWithoutHarmToTheTail(t *testing.T) {
 						w.table.Connected(p, time.Now())
 					}
 					keepCalling(t, w, d, clients, time.Minute)
-					before := d.Hedges()
+					before := d.Counts().Hedges
 					took, asked := keepCalling(t, w, d, clients, 3*time.Minute)
 					slowest := took[len(took)-1]
-					t.Logf("%d clients: %d calls, %v, %d hedges; p99 %v, slowest %v", clients, len(took), asked, d.Hedges()-before, p99(took), slowest)
+					t.Logf("%d clients: %d calls, %v, %d hedges; p99 %v, slowest %v", clients, len(took), asked, d.Counts().Hedges-before, p99(took), slowest)
 					require.Equal(t, 2*time.Millisecond, p99(took))
 					require.Less(t, slowest, 10*time.Millisecond, "it is hedged")
 					require.Less(t, asked["a"], len(took)/500)

@@ -81,6 +81,7 @@ func (d *Dispatcher) runPing(ctx context.Context, p peer.ID, g *ping) {
 	}
 	g.alive = d.pingOnce(ctx, p, patience)
 	if !g.alive && ctx.Err() == nil {
+		d.counts.missed.Add(1)
 		d.metrics.pingMissed()
 		d.table.PingMissed(p, time.Now())
 		d.lookAfterPeer(p)

@@ -63,7 +63,7 @@ func TestMetrics_CountWhatHappens(t *testing.T) {
 		require.NoError(t, one(t, d, 5).Err)
 		require.InDelta(t, 1, counted(t, reg)["hedges"], 0)
 		require.InDelta(t, 1, counted(t, reg)["attempts{CANCELLED}"], 0)
-		require.EqualValues(t, 1, d.Hedges())
+		require.EqualValues(t, 1, d.Counts().Hedges)
 
 		w.provide(6, identity, "a", "b", "c")
 		w.provide(6, lies(1), "liar")

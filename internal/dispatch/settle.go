@@ -121,6 +121,7 @@ func (c *call) note(ex *exchange, it *item, r *expert.Result, load expert.Load, 
 			a.Err = fmt.Errorf("%w: silent for its share of the deadline", expert.ErrTimeout)
 		}
 	}
+	c.d.counts.attempts.Add(1)
 	c.d.metrics.attempted(it.err)
 	if ex.peer == "" {
 		return

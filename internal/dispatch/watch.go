@@ -232,6 +232,7 @@ func (c *call) hedge(ex *exchange, now time.Time) {
 		}
 		if !joins(start, pick.Peer) && !c.d.budget.spend() {
 			c.d.table.Report(pick, registry.Outcome{Kind: registry.Cancelled}, now)
+			c.d.counts.refused.Add(1)
 			c.d.metrics.hedgeRefused()
 			ex.watch.pingAt = now // if it is gone, another may be asked all the same
 			break
@@ -243,7 +244,7 @@ func (c *call) hedge(ex *exchange, now time.Time) {
 	for _, second := range start {
 		second.hedge = true
 		c.launch(second, now)
-		c.d.hedges.Add(1)
+		c.d.counts.hedges.Add(1)
 		c.d.metrics.hedged()
 		c.others.Go(func() { c.advance(c.run(second)) })
 	}

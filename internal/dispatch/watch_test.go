@@ -433,10 +433,10 @@ func TestHedge_FrozenHostCostsFewOfThem(t *testing.T) {
 			w.peers["a"] = frozen
 			w.pings["a"] = silent
 		})
-		before := d.Hedges()
+		before := d.Counts().Hedges
 		took, _ := keepCalling(t, w, d, 8, time.Second)
 		require.Less(t, took[len(took)-1], 10*time.Millisecond)
-		require.LessOrEqual(t, d.Hedges()-before, int64(8), "those that were under way when the first of them was cut off")
+		require.LessOrEqual(t, d.Counts().Hedges-before, int64(8), "those that were under way when the first of them was cut off")
 		a, _ := w.table.Peer("a", time.Now())
 		require.Equal(t, "unknown", a.Verdict.String(), "its ping was missed, though no call waited for that")
 	})

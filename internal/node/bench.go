@@ -52,7 +52,7 @@ func (c *core) Bench(ctx context.Context, req api.BenchRequest, progress func(ap
 	if err != nil {
 		return api.BenchResult{}, document(err, c.self)
 	}
-	bytesBefore, hedgesBefore := c.caller.bytes.Load(), c.dispatch.Hedges()
+	bytesBefore, hedgesBefore := c.caller.bytes.Load(), c.dispatch.Counts().Hedges
 	begun := time.Now()
 	took := make([][]time.Duration, req.Clients)
 	var callers sync.WaitGroup
@@ -67,7 +67,7 @@ func (c *core) Bench(ctx context.Context, req api.BenchRequest, progress func(ap
 		return api.BenchResult{}, document(context.Cause(ctx), c.self)
 	}
 	res := b.result(slices.Concat(took...), total)
-	res.Hedges = int(c.dispatch.Hedges() - hedgesBefore)
+	res.Hedges = int(c.dispatch.Counts().Hedges - hedgesBefore)
 	res.BytesPerCall = float64(c.caller.bytes.Load()-bytesBefore) / float64(res.Calls)
 	if req.Local {
 		err = b.compareWithLimits(ctx, &res, total)

@@ -129,9 +129,32 @@ func resting(v registry.PeerView) (why string, s float64) {
 		return "unreachable", 0
 	case v.Resting > 0:
 		return "full", v.Resting.Seconds()
-	default:
+	case v.Breaker != registry.Open:
 		return "", 0
+	case v.Verdict == registry.Unknown:
+		return "silent", 0
+	default:
+		return "failing", 0
 	}
+}
+
+// maxResting bounds the hosts that a status lists as resting.
+const maxResting = 100
+
+// calls is what the calls of this node did, and which hosts they leave out.
+func (c *core) calls() (api.Calls, []api.Resting) {
+	n := c.dispatch.Counts()
+	list := []api.Resting{}
+	for _, v := range c.table.Peers(time.Now()) {
+		why, s := resting(v)
+		if why != "" && v.Experts > 0 && len(list) < maxResting {
+			list = append(list, api.Resting{Peer: v.Peer.String(), Why: why, Seconds: s, Experts: v.Experts})
+		}
+	}
+	return api.Calls{
+		Calls: n.Calls, Failed: n.Failed, Fallbacks: n.Fallbacks, Attempts: n.Attempts,
+		Hedges: n.Hedges, HedgesRefused: n.Refused, PingsMissed: n.Missed,
+	}, list
 }
 
 // askPeers has the connected peers describe themselves, those that did not do so lately.

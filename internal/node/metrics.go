@@ -40,7 +40,7 @@ func newCollector(n *Node) *collector {
 }
 
 // restingReasons are the values of the label reason: those of resting.
-var restingReasons = [...]string{"misbehaved", "draining", "unreachable", "full"}
+var restingReasons = [...]string{"misbehaved", "draining", "unreachable", "full", "silent", "failing"}
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {

@@ -374,6 +374,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	}
 	s.Experts.Announced = d.Announced
 	s.Memory.Budget = s.Memory.Weights + about.FreeMemory
+	s.Calls, s.Resting = n.calls()
 	return s, nil
 }
 

@@ -91,6 +91,30 @@ function drawAlerts(list) {
   $("alerts").replaceChildren(...list.map(([kind, title, text]) => h("div", { class: `alert alert-${kind}` }, h("strong", {}, title), h("span", {}, text))));
 }
 
+let called = "";
+
+function drawCalls(s) {
+  const now = JSON.stringify([s.calls, s.resting]);
+  if (now === called) return;
+  called = now;
+  const c = s.calls;
+  const fact = (name, ...values) => [h("dt", {}, name), h("dd", {}, ...values)];
+  const hint = (text) => h("span", { class: "hint" }, ` ${text}`);
+  const share = (n, of) => hint(of > 0 ? `${((100 * n) / of).toFixed(1)} %` : "");
+  const shown = s.resting.slice(0, 7);
+  $("calls").replaceChildren(...[
+    fact("Calls", count(c.calls), hint("one for each expert asked")),
+    fact("Failed", count(c.failed), share(c.failed, c.calls)),
+    fact("By fallbacks", count(c.fallbacks), share(c.fallbacks, c.calls)),
+    fact("Attempts", count(c.attempts), hint(c.calls > 0 ? `${(c.attempts / c.calls).toFixed(2)} a call` : "")),
+    fact("Hedges", count(c.hedges), share(c.hedges, c.calls), c.hedges_refused > 0 && hint(`${count(c.hedges_refused)} refused`)),
+    fact("Pings missed", count(c.pings_missed)),
+    fact("Left out", ...(shown.length ? shown.map((r) => h("div", {}, h("span", { class: "mono", title: r.peer }, shortPeer(r.peer)), " ",
+      pill(r.why, r.why === "full" || r.why === "draining" ? "warn" : "bad"), r.seconds ? hint(`asked again in ${span(Math.ceil(r.seconds))}`) : "")) : ["nobody"])),
+    s.resting.length > shown.length ? fact("", `and ${s.resting.length - shown.length} others`) : [],
+  ].flat());
+}
+
 let counted = "";
 
 async function showStatus() {
@@ -109,6 +133,7 @@ async function showStatus() {
   drawState(s);
   drawTiles(s, rate);
   drawNode(s);
+  drawCalls(s);
   const now = JSON.stringify([s.experts, s.peers]);
   if (counted && now !== counted) loops.experts.soon();
   counted = now;
