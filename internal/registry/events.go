@@ -17,7 +17,9 @@ func (t *Table) Connected(p peer.ID, now time.Time) {
 	if h == nil {
 		return
 	}
-	h.connected = true
+	if !h.connected {
+		h.connected, h.metAt, h.pingAt = true, at, 0
+	}
 	h.back(at)
 }
 
@@ -61,8 +63,12 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 	if h == nil {
 		return
 	}
-	if rtt > 0 {
-		smooth(&h.rtt, max(rtt.Seconds(), leastRTT), older(smoothing, faded(at-h.rttAt, estimateHalfLife)))
+	if rtt > 0 && !h.suspect { // or it slept until it answered
+		sample, weight := max(rtt.Seconds(), leastRTT), 1.0 // a line cannot be slower than a ping on it
+		if sample > float64(h.rtt) {
+			weight = older(smoothing, faded(at-h.rttAt, estimateHalfLife))
+		}
+		smooth(&h.rtt, sample, weight)
 		h.rttAt = at
 	}
 	if h.verdict != Alive && h.breaker.ok() {

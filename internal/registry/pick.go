@@ -35,7 +35,7 @@ type Pick struct {
 	Text   string        // Peer in base58
 	Digest expert.Digest // to ask for; zero: any
 	Stale  bool          // the expert was not looked up lately: others may host it by now
-	Ping   peer.ID       // a provider to be pinged, by Ponged or PingMissed: it is in doubt, or its line was measured long ago; empty: none
+	Ping   peer.ID       // a provider to be pinged, by Ponged or PingMissed: it is in doubt, or its line not well known; empty: none
 
 	entry      *entry
 	host       *host
@@ -303,9 +303,10 @@ func draw(good []*provider, rows int, now tick, dice Dice) int {
 // doubted tells whether the host may be gone: it left several calls in a row without an answer.
 func (h *host) doubted() bool { return h.connected && h.cuts >= cutsToDoubt }
 
-// outdated tells whether the host's line is to be measured again: what was learned of it is old, and there is a connection to ask it by.
+// outdated tells whether the host's line is to be measured, there being a connection to do it by: what was learned of it is old, or comes
+// from calls alone, the first of which are often slow.
 func (h *host) outdated(now tick) bool {
-	return h.connected && h.rttAt != 0 && now-max(h.rttAt, h.pingAt) >= tick(lineLife)
+	return h.connected && h.rttAt != 0 && (h.pingAt == 0 || now-max(h.rttAt, h.pingAt) >= tick(lineLife))
 }
 
 // better returns the one with the smaller expected wait; of two that are alike the one with fewer rows of ours under way, then the

@@ -227,12 +227,24 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	smooth(&s.latency, took, smoothing)
 	smooth(&h.latency, took, smoothing)
 
+	s.at = now
+	if o.Hidden > 0 {
+		k.entry.hidden, k.entry.proven = uint32(o.Hidden), true
+	}
+	if k.dialled() {
+		return
+	}
+	k.entry.quantile(int(k.rows)).add(took)
+
 	// Service and round trip divide what the call took: first what is beside computing, by the host's own account of that; then
 	// what a row takes as seen from here, whatever the host says.
 	beside := max(took-float64(k.work)*float64(h.service), leastRTT)
-	weight := towardsHigh
-	if beside < float64(h.rtt) {
-		weight = towardsLow
+	weight := towardsLow
+	if beside > float64(h.rtt) {
+		if h.rtt > 0 && h.cold() {
+			return
+		}
+		weight = towardsHigh
 	}
 	smooth(&h.rtt, beside, weight)
 	h.rttAt = now
@@ -241,21 +253,27 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 		s.service = float32(perRow)
 	}
 	smooth(&s.service, perRow, older(smoothing, faded(now-s.learned, estimateHalfLife)))
-	s.at, s.learned = now, now
-
-	if o.Hidden > 0 {
-		k.entry.hidden, k.entry.proven = uint32(o.Hidden), true
-	}
-	k.entry.quantile(int(k.rows)).add(took)
+	s.learned = now
 }
+
+// dialled tells whether the connection was made while the call was under way: then what that took says nothing of the next one.
+func (k *Pick) dialled() bool { return k.host.metAt > k.at }
+
+// cold tells whether the host came back a moment ago. That it is slower than it was is expected, and soon over: were it learned, it would
+// take a multiple of its slow start until it is asked again.
+func (h *host) cold() bool { return h.returned != 0 }
 
 // cut learns from a call without an answer that it took longer than this. It returns whether that was longer than usual.
 func (k *Pick) cut(took time.Duration, now tick) (slow bool) {
+	if k.dialled() {
+		return false
+	}
 	slow = k.entry.quantile(int(k.rows)).cut(took.Seconds())
 	perRow := (took.Seconds() - float64(k.host.rtt)) / max(float64(k.work), 1)
 	s := k.stats
 	switch {
 	case s.learned == 0 && !slow: // nothing is known of it, and it had no time to show anything
+	case k.host.cold():
 	case perRow > float64(s.service):
 		smooth(&s.service, perRow, smoothing)
 		s.learned = now

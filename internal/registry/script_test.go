@@ -20,7 +20,7 @@ import (
 //	provide EXPERT PEER... [source=dht|static|cache]
 //	forget EXPERT PEER
 //	fallbacks EXPERT EXPERT... [hidden=N]    sets them, and prints those that may be used
-//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale] [desperate]
+//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale] [ping] [desperate]
 //	report PEER KIND [took=D] [retry-after=D] [queued=N] [service=D] [digest=x] [hidden=N]    the peer's oldest pick
 //	connect|disconnect|drain|pong|miss PEER [rtt=D]
 //	blame EXPERT PEER | convict PEER
@@ -157,7 +157,7 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 	if _, told := args["stale"]; told {
 		line += fmt.Sprint(", stale: ", pick.Stale)
 	}
-	if pick.Ping != "" {
+	if _, told := args["ping"]; told && pick.Ping != "" {
 		line += ", and " + string(pick.Ping) + " is to be pinged"
 	}
 	if !pick.Digest.IsZero() {
@@ -254,7 +254,7 @@ func split(d *datadriven.TestData) ([]string, map[string][]string) {
 	for _, a := range d.CmdArgs {
 		if len(a.Vals) == 0 {
 			args[a.Key] = nil
-			if a.Key != "stale" && a.Key != "desperate" && a.Key != "draining" {
+			if a.Key != "stale" && a.Key != "ping" && a.Key != "desperate" && a.Key != "draining" {
 				names = append(names, a.Key)
 			}
 			continue

@@ -153,6 +153,7 @@ type host struct {
 	health   health
 	breaker  breaker
 	rest     tick // it was full; until then
+	metAt    tick // when the connection was made
 	returned tick // slow start since; 0: none
 	slowFor  time.Duration
 	life     uint32 // how often it came back
