@@ -65,7 +65,8 @@ func (t *Table) Ponged(p peer.ID, rtt time.Duration, now time.Time) {
 	}
 	if rtt > 0 && !h.suspect { // or it slept until it answered
 		sample, weight := max(rtt.Seconds(), leastRTT), 1.0 // a line cannot be slower than a ping on it
-		if sample > float64(h.rtt) {
+		if h.rtt > 0 && sample > float64(h.rtt) {
+			sample = min(sample, oftenExpected*float64(h.rtt)) // or one pause of the host's would keep it from being asked until the next ping
 			weight = older(smoothing, faded(at-h.rttAt, estimateHalfLife))
 		}
 		smooth(&h.rtt, sample, weight)

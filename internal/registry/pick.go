@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -268,6 +269,9 @@ func choose(good []*provider, q *Query, now tick, dice Dice) (best, other *provi
 		other = good[i]
 		if best = better(other, good[j], q.Rows, now); best == other {
 			other = good[j]
+		}
+		if s := other.stats; s != nil && s.lost < math.MaxUint16 {
+			s.lost++
 		}
 	}
 	if len(q.Shared) == 0 || slices.Contains(q.Shared, best.host.id) {

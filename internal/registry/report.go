@@ -41,6 +41,8 @@ const (
 	smoothing = 0.2
 	// towardsLow, towardsHigh: the round trip is what remains of a call when nothing waits, so low samples count and high ones hardly.
 	towardsLow, towardsHigh = 0.5, 0.02
+	// oftenExpected: twice what was expected moves an estimate by a fifth, which is enough to prefer another, and soon forgotten.
+	oftenExpected = 2
 	// leastRTT keeps a smoothed round trip from reading as unknown.
 	leastRTT = 1e-6
 	// unreadyRest: experts load in seconds; asking once a second costs little.
@@ -248,12 +250,26 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 	}
 	smooth(&h.rtt, beside, weight)
 	h.rttAt = now
-	perRow := max(took-float64(h.rtt), 0) / max(float64(k.work), 1)
 	if s.learned == 0 {
-		s.service = float32(perRow)
+		s.service, s.learned, s.lost = float32(max(took-float64(h.rtt), 0)/max(float64(k.work), 1)), now, 0
+		return
 	}
-	smooth(&s.service, perRow, older(smoothing, faded(now-s.learned, estimateHalfLife)))
-	s.learned = now
+	s.serve(k.perRow(took), older(smoothing, s.trust(now)), now)
+}
+
+// perRow is the time per row that a call which took so many seconds shows. One that took many times what was expected was met by an
+// accident, or else the next ones will take as long: it counts as one of oftenExpected, or an accident would keep the host from being
+// asked for as long as if it were as slow as that.
+func (k *Pick) perRow(took float64) float64 {
+	rtt, work := float64(k.host.rtt), max(float64(k.work), 1)
+	took = min(took, oftenExpected*(rtt+float64(k.stats.service)*work))
+	return max(took-rtt, 0) / work
+}
+
+// serve moves the time per row towards a sample.
+func (s *stats) serve(perRow, weight float64, now tick) {
+	s.service += float32(weight * (perRow - float64(s.service)))
+	s.learned, s.lost = now, 0
 }
 
 // dialled tells whether the connection was made while the call was under way: then what that took says nothing of the next one.
@@ -269,16 +285,14 @@ func (k *Pick) cut(took time.Duration, now tick) (slow bool) {
 		return false
 	}
 	slow = k.entry.quantile(int(k.rows)).cut(took.Seconds())
-	perRow := (took.Seconds() - float64(k.host.rtt)) / max(float64(k.work), 1)
-	s := k.stats
+	s, perRow := k.stats, k.perRow(took.Seconds())
 	switch {
 	case s.learned == 0 && !slow: // nothing is known of it, and it had no time to show anything
 	case k.host.cold():
 	case perRow > float64(s.service):
-		smooth(&s.service, perRow, smoothing)
-		s.learned = now
+		s.serve(perRow, smoothing, now)
 	case slow: // it is as slow as it was: or it would be tried again at once, and again
-		s.learned = now
+		s.learned, s.lost = now, 0
 	}
 	return slow
 }

@@ -119,6 +119,7 @@ type stats struct {
 	service                float32 // seconds per row as seen from here; smoothed
 	at                     tick    // of the last answer
 	learned                tick    // when service was learned last
+	lost                   uint16  // draws that it lost since
 	health                 health
 	breaker                breaker
 	rest                   tick   // it does not have the expert ready; until then

@@ -8,6 +8,8 @@ const (
 	loadHalfLife = 25 * time.Millisecond
 	// estimateHalfLife: who was slow is taken for average again after a while, so that it is asked and can show that it is not.
 	estimateHalfLife = 5 * time.Second
+	// lostHalfLife is after how many lost draws, too: who seems to be ten times slower is tried again after some 700 of them.
+	lostHalfLife = 128
 	// strangerRTT, strangerService stand in while neither of two providers is known, in seconds: a call within a city, and a
 	// small expert's row. They matter only against the rows that are under way.
 	strangerRTT, strangerService = 1e-3, 50e-6
@@ -41,12 +43,22 @@ func (p *provider) rttGuess() guess {
 // serviceGuess is the time that one row takes: as seen from here with this expert, else as the host says of all its experts.
 func (p *provider) serviceGuess(now tick) guess {
 	if p.stats != nil && p.stats.learned != 0 {
-		return guess{float64(p.stats.service), faded(now-p.stats.learned, estimateHalfLife)}
+		return guess{float64(p.stats.service), p.stats.trust(now)}
 	}
 	if p.host.service > 0 {
 		return guess{float64(p.host.service), faded(now-p.host.loadAt, estimateHalfLife)}
 	}
 	return guess{}
+}
+
+// trust is how much of what is known of service is left: it fades with time, and with the draws that were lost by it. So it is found out as
+// soon as the caller can afford it: one call in a thousand is such a trial, and no other while it is under way.
+func (s *stats) trust(now tick) float64 {
+	age := now - s.learned
+	if s.inflight == 0 {
+		age += tick(s.lost) * tick(estimateHalfLife) / lostHalfLife
+	}
+	return faded(age, estimateHalfLife)
 }
 
 // ahead is how many rows are expected to be computed before a new one: ours, and those of others, as the last reply told or, the
