@@ -56,12 +56,9 @@ func (f footprint) String() string {
 	return fmt.Sprintf("%.0f goroutines, %.0f streams, %.0f files, %.2f MiB heap", f.goroutines, f.streams, f.files, f.heap/(1<<20))
 }
 
-const (
-	// heapNoise is by how much the lowest heap of two quiet spells of one node may differ: what pools and maps keep of their largest size.
-	heapNoise = 128 << 10
-	// heapOfDeparted is what is remembered of a peer that came and went: addresses and a place among the providers, for up to 35 minutes.
-	heapOfDeparted = 4 << 10
-)
+// heapNoise is by how much the lowest heap of two quiet spells of one node may differ, which holds what is remembered of departed peers for
+// half an hour too. Seen: -80 to +70 KiB.
+const heapNoise = 256 << 10
 
 // TestSoak has a node call and be called for KWAAID_SOAK (such as 10m) while hosts and clients come and go, and compares what it takes
 // afterwards, when all of them are gone, with what it took after a minute of the same. No call may fail, and no answer be wrong.
@@ -97,7 +94,7 @@ func TestSoak(t *testing.T) {
 	}
 	w.weather(t, time.Minute, dice)
 	before := footprints()
-	came := w.weather(t, long, dice)
+	w.weather(t, long, dice)
 	after := footprints()
 	for name := range watched {
 		t.Logf("%s: %v before", name, before[name])
@@ -108,7 +105,7 @@ func TestSoak(t *testing.T) {
 		require.LessOrEqual(t, over.goroutines, 0.0, "%s: goroutines", name)
 		require.LessOrEqual(t, over.streams, 0.0, "%s: streams", name)
 		require.LessOrEqual(t, over.files, 0.0, "%s: open files", name)
-		require.LessOrEqual(t, over.heap, float64(heapNoise+came*heapOfDeparted), "%s: heap, after %d peers came and went", name, came)
+		require.LessOrEqual(t, over.heap, float64(heapNoise), "%s: heap", name)
 	}
 }
 
@@ -116,12 +113,12 @@ func TestSoak(t *testing.T) {
 const passing = 2
 
 // weather has eight clients call for so long while hosts and clients come and go; then the hosts that pass are killed. Every answer has to
-// be right. It returns how many peers came.
-func (w *ward) weather(t *testing.T, long time.Duration, dice *rand.Rand) (came int) {
+// be right.
+func (w *ward) weather(t *testing.T, long time.Duration, dice *rand.Rand) {
 	t.Helper()
 	for n := passing; n < len(w.hosts); n++ {
 		if w.hosts[n] == nil {
-			came += w.enter(n, dice)
+			w.enter(n, dice)
 		}
 	}
 	until := time.Now().Add(long)
@@ -137,7 +134,7 @@ func (w *ward) weather(t *testing.T, long time.Duration, dice *rand.Rand) (came 
 	}
 	ends := 0
 	for ; time.Now().Before(until); ends++ {
-		came += w.churn(passing+dice.IntN(len(w.hosts)-passing), dice)
+		w.churn(passing+dice.IntN(len(w.hosts)-passing), dice)
 	}
 	require.NoError(t, g.Wait())
 	for n := passing; n < len(w.hosts); n++ {
@@ -146,27 +143,23 @@ func (w *ward) weather(t *testing.T, long time.Duration, dice *rand.Rand) (came 
 	}
 	t.Logf("%v: %d calls, %d failed, %d wrong, slowest %.0f ms; %d ends of hosts", long, r.calls, len(r.errs), r.wrong, r.slowest, ends)
 	r.fine(t)
-	return came
 }
 
-// enter starts host n with its key or as another, and returns how many peers came by that.
-func (w *ward) enter(n int, dice *rand.Rand) (came int) {
+// enter starts host n with its key or as another.
+func (w *ward) enter(n int, dice *rand.Rand) {
 	w.t.Helper()
 	args := slices.Clone(w.args[n])
 	if dice.IntN(3) == 0 {
 		args = append(args, "--data", w.t.TempDir()) // the last of a flag that is given twice counts
-		came = 1
 	}
 	w.hosts[n] = launchNode(w.t, args...)
 	ready, cancel := context.WithTimeout(w.t.Context(), commandTimeout)
 	defer cancel()
 	require.NoError(w.t, w.hosts[n].WaitReady(ready))
-	return came
 }
 
-// churn ends host n in one of several ways and brings it back, with its key or as another; a client joins and leaves meanwhile. It returns
-// how many peers came by that.
-func (w *ward) churn(n int, dice *rand.Rand) (came int) {
+// churn ends host n in one of several ways and brings it back, with its key or as another; a client joins and leaves meanwhile.
+func (w *ward) churn(n int, dice *rand.Rand) {
 	w.t.Helper()
 	h := w.hosts[n]
 	pause := func(most time.Duration) { <-time.After(time.Duration(dice.Int64N(int64(most)))) }
@@ -185,8 +178,7 @@ func (w *ward) churn(n int, dice *rand.Rand) (came int) {
 		cancel()
 	}
 	pause(2 * time.Second)
-	came = w.enter(n, dice)
+	w.enter(n, dice)
 	client.Wait()
 	pause(3 * time.Second)
-	return came + 1
 }
