@@ -68,9 +68,13 @@ bench: build ## protocol and DHT, each figure beside its limit; at last two proc
 	$(GO) test -run '^$$' -bench 'Find|Declare' ./internal/discovery
 	.ci/bench
 
+.PHONY: layers
+layers: build ## what a layer costs whose experts are at four hosts, beside the same layer at one; takes 2 GB of memory
+	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_MEASURE=1 $(GO) test -count=1 -timeout 30m -v -run 'TestMeasureLayer' ./cmd/kwaaid
+
 .PHONY: chaos
 chaos: build ## how long the slowest answer takes while the host in use is killed or frozen, ten times each, with and without load
-	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_MEASURE=1 $(GO) test -count=1 -timeout 30m -v -run 'TestMeasure' ./cmd/kwaaid
+	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_MEASURE=1 $(GO) test -count=1 -timeout 30m -v -run 'TestMeasure_' ./cmd/kwaaid
 
 .PHONY: soak
 soak: build ## ten minutes of calls while hosts come and go; no failure, no wrong answer, nothing left behind (SOAK=1h)
