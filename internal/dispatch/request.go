@@ -40,11 +40,13 @@ type Answer struct {
 	Sum      *expert.Sum   // likewise; shared by the pairs that it is the sum of. No pair is in two of them.
 	Expert   expert.ID     // who answered: the one asked for, or a fallback
 	Peer     peer.ID       // where; empty: this node
+	PeerText string        // Peer as people write it, which takes microseconds to make
 	Where    Where
 	Digest   expert.Digest
 	Numerics string
 	Attempts []expert.Attempt // in the order in which they began; also those that lost
 	Err      error            // a *expert.CallError; it matches the sentinel of the reason that decided
+	Memory   expert.Memory    // of Output, to be released by who wants no more of it; may be nil
 }
 
 // check looks at all that the caller could have got wrong. The error matches expert.ErrInvalidArgument.

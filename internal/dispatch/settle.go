@@ -239,7 +239,8 @@ func (t *task) askedOf(it *item) *asked {
 // answer makes the answer that a result is.
 func (c *call) answer(ex *exchange, it *item, r *expert.Result) Answer {
 	a := Answer{
-		Output: r.Output, Sum: r.Sum, Peer: ex.peer, Where: WhereRemote, Digest: r.Digest, Numerics: r.Numerics,
+		Output: r.Output, Sum: r.Sum, Peer: ex.peer, PeerText: it.pick.Text, Where: WhereRemote, Digest: r.Digest, Numerics: r.Numerics,
+		Memory: r.Memory,
 	}
 	t := &c.tasks[it.task]
 	a.Expert = t.attempts[it.attempt].Expert

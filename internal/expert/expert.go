@@ -104,6 +104,21 @@ type Result struct {
 	Digest   Digest        // of the expert that answered
 	Numerics string        // how it computed
 	Err      error         // matches one of the status sentinels
+	Memory   Memory        // of Output; nil: it is never used again
+}
+
+// Memory is where outputs stand, which other outputs may take once nobody reads these any more. Outputs of one pass share it.
+type Memory interface {
+	// Release says that one of the outputs is not read any more. It is called at most once for each, and may be left out: then the
+	// garbage collector takes the memory back.
+	Release()
+}
+
+// Release gives an output's memory back; m may be nil. The output must not be touched any more.
+func Release(m Memory) {
+	if m != nil {
+		m.Release()
+	}
 }
 
 // Load is how busy a host is, as it says in every reply.

@@ -25,6 +25,7 @@ type Answer struct {
 	Numerics string
 	Attempts []expert.Attempt
 	Err      error
+	Memory   expert.Memory // of Output; may be nil
 }
 
 // Dispatcher sends rows to experts, wherever they are. Safe for concurrent use.
@@ -98,7 +99,7 @@ type Call struct {
 type Output struct {
 	Y        *tensor.Dense // of the input's shape
 	Routing  *Routing
-	Answers  []Answer // by group, ascending experts
+	Answers  []Answer // by group, ascending experts; without their outputs, which are summed up
 	Groups   []Group  // in step with Answers
 	Missing  []expert.Name
 	Numerics string // of the experts, and expert.SumNumerics where hosts added up; several are joined by commas
@@ -156,6 +157,7 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	if err != nil {
 		return nil, err
 	}
+	out.release()
 	if withShared {
 		values, err := expert.Rows(*shared, hidden)
 		if err != nil {
@@ -165,6 +167,15 @@ func (l *Layer) forward(ctx context.Context, d Dispatcher, c Call) (*Output, err
 	}
 	out.Y = tensor.New(tensor.WithShape(c.X.Shape()...), tensor.WithBacking(y))
 	return out, nil
+}
+
+// release gives the experts' outputs back.
+func (o *Output) release() {
+	for i := range o.Answers {
+		a := &o.Answers[i]
+		expert.Release(a.Memory)
+		a.Output, a.Sum, a.Memory = nil, nil, nil
+	}
 }
 
 // rows sees the input as rows of the layer's width.

@@ -158,10 +158,8 @@ func (d layerDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []
 	out := make([]moe.Answer, len(answers))
 	for i, a := range answers {
 		out[i] = moe.Answer{
-			Output: a.Output, Sum: a.Sum, Expert: a.Expert, Where: string(a.Where), Digest: a.Digest, Numerics: a.Numerics, Attempts: a.Attempts, Err: a.Err,
-		}
-		if a.Peer != "" {
-			out[i].Peer = a.Peer.String()
+			Output: a.Output, Sum: a.Sum, Expert: a.Expert, Peer: a.PeerText, Where: string(a.Where), Digest: a.Digest, Numerics: a.Numerics,
+			Attempts: a.Attempts, Err: a.Err, Memory: a.Memory,
 		}
 	}
 	return out, nil
@@ -176,6 +174,7 @@ func (d hereDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []e
 	for i, r := range d.Local(ctx, x, pairs) {
 		answers[i] = moe.Answer{
 			Output: r.Output, Expert: pairs[i].Expert, Where: string(api.WhereLocal), Digest: r.Digest, Numerics: r.Numerics, Err: r.Err,
+			Memory: r.Memory,
 		}
 		if each != nil {
 			each(i, r.Err != nil)

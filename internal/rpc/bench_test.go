@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/kwaai/kwaaid/internal/codec"
+	"github.com/kwaai/kwaaid/internal/expert"
 )
 
 func BenchmarkRawEcho8KiB(b *testing.B) { benchmarkRawEcho(b, 8<<10) }
@@ -39,7 +40,7 @@ func benchmarkRemoteIdentity(b *testing.B, rows, hidden int) {
 			b.Fatal(err, reply.Results)
 		}
 		overhead = reply.Bytes - 2*int64(codec.F32.Size(rows*hidden))
-		reply.Release()
+		expert.Release(reply.Results[0].Memory)
 	}
 	exchange()
 	b.SetBytes(2 * int64(codec.F32.Size(rows*hidden)))

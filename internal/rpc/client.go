@@ -109,19 +109,6 @@ type Reply struct {
 	Results []expert.Result // one per pair, in their order
 	Load    expert.Load
 	Bytes   int64 // of the frames both ways, headers included
-
-	outputs *floats // the results' memory
-	pool    *floatPool
-}
-
-// Release lets the memory of the outputs be used for other calls, which then need not ask for it and have it cleared. It is for
-// those who are done with them, and may be left out; after it the outputs must not be touched.
-func (r *Reply) Release() {
-	if r.outputs == nil {
-		return
-	}
-	r.pool.put(r.outputs)
-	r.Results, r.outputs = nil, nil
 }
 
 // Call runs (expert, rows) pairs of x [rows, hidden] on one peer in one exchange; numbers travel as c says: F32, BF16 or F16. Rows of x
@@ -131,7 +118,7 @@ func (r *Reply) Release() {
 //
 // An error means that no pair was answered: an *ExchangeError that matches ErrDialFailed, ErrReset, ErrTimeout, ErrCancelled or
 // ErrBadReply when the exchange failed, or a status with which the peer refused the request as a whole. Else every result holds
-// either its output or its own error. The outputs are the caller's, until it gives them back by Release.
+// either its output or its own error. The outputs are the caller's, until it gives each back by its Memory.
 func (c *Client) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []expert.Pair, as codec.DType) (Reply, error) {
 	hidden := 0
 	if x != nil && x.Dims() == 2 {
@@ -158,7 +145,7 @@ func (c *Client) Call(ctx context.Context, p peer.ID, x *tensor.Dense, pairs []e
 	if err := c.do(ctx, &e); err != nil {
 		return Reply{Load: e.reply.Load, Bytes: e.sent + e.received}, err
 	}
-	return Reply{Results: e.results(), Load: e.reply.Load, Bytes: e.sent + e.received, outputs: e.outputs, pool: &c.floats}, nil
+	return Reply{Results: e.results(), Load: e.reply.Load, Bytes: e.sent + e.received}, nil
 }
 
 // maxDescription bounds what a peer says about itself, in bytes: 100,000 experts at 130 bytes.

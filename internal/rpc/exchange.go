@@ -217,7 +217,7 @@ func (x *exchange) results() []expert.Result {
 	if n := x.reply.Sum.Elements(); n > 0 {
 		sum = &expert.Sum{Output: x.outputs.tensor(0, n, x.reply.Sum.Hidden), Rows: x.used}
 	}
-	at := 0
+	at, outputs := 0, int32(0)
 	for i := range x.reply.Results {
 		from, to := &x.reply.Results[i], &results[i]
 		if from.Status != wire.OK {
@@ -227,9 +227,13 @@ func (x *exchange) results() []expert.Result {
 		to.Digest, to.Numerics = from.Digest, from.Numerics
 		if to.Sum = sum; sum == nil {
 			end := at + from.Output.Elements()
-			to.Output = x.outputs.tensor(at, end, from.Output.Hidden)
+			to.Output, to.Memory = x.outputs.tensor(at, end, from.Output.Hidden), x.outputs
 			at = end
+			outputs++
 		}
+	}
+	if outputs > 0 {
+		x.outputs.shares.Store(outputs)
 	}
 	return results
 }

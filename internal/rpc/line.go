@@ -118,24 +118,45 @@ type floatPool struct {
 
 // floats is a slice of a floatPool.
 type floats struct {
-	x     []float32
-	class int
-	whole *tensor.Dense // all of x as it was used last; kept, since a tensor takes eight allocations
+	pool   *floatPool
+	x      []float32
+	class  int
+	shares atomic.Int32   // outputs that stand in x and were not released yet
+	parts  []tensorOfPart // as they were used last; kept, since a tensor takes eight allocations
 }
+
+// tensorOfPart is rows in the memory of floats, from an element on.
+type tensorOfPart struct {
+	from int
+	rows *tensor.Dense
+}
+
+// partsMost bounds the tensors that are kept: a layer's choice of experts at one peer is rarely larger.
+const partsMost = 16
 
 // tensor returns x[from:to] as rows that share its memory, until x goes back to the pool.
 func (f *floats) tensor(from, to, hidden int) *tensor.Dense {
-	if from > 0 || to < len(f.x) {
-		return expert.NewRows(f.x[from:to:to], hidden)
-	}
-	if f.whole != nil {
+	for i := range f.parts {
 		// Whoever had it may have reshaped it; then it is of no more use.
-		if x, err := expert.Rows(f.whole, hidden); err == nil && len(x) == len(f.x) {
-			return f.whole
+		if p := &f.parts[i]; p.from == from {
+			if x, err := expert.Rows(p.rows, hidden); err != nil || len(x) != to-from {
+				p.rows = expert.NewRows(f.x[from:to:to], hidden)
+			}
+			return p.rows
 		}
 	}
-	f.whole = expert.NewRows(f.x[:to:to], hidden)
-	return f.whole
+	rows := expert.NewRows(f.x[from:to:to], hidden)
+	if len(f.parts) < partsMost {
+		f.parts = append(f.parts, tensorOfPart{from, rows})
+	}
+	return rows
+}
+
+// Release gives one of the outputs back, and with the last one the slice.
+func (f *floats) Release() {
+	if f.shares.Add(-1) == 0 {
+		f.pool.put(f)
+	}
 }
 
 // get returns n > 0 numbers of any value.
@@ -145,7 +166,7 @@ func (p *floatPool) get(n int) *floats {
 		f.x = f.x[:n]
 		return f
 	}
-	return &floats{x: make([]float32, n, 1<<class), class: class}
+	return &floats{pool: p, x: make([]float32, n, 1<<class), class: class}
 }
 
 // put takes them back; nothing may point into them any more.

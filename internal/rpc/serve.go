@@ -160,7 +160,11 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 		return codeShutdown
 	}
 	t.guard.enter(moving, time.Now())
-	return t.replyResults(results)
+	code := t.replyResults(results)
+	for i := range results {
+		expert.Release(results[i].Memory)
+	}
+	return code
 }
 
 // deadline gives the work as long as the caller waits.

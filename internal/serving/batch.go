@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"gorgonia.org/tensor"
-
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
@@ -119,25 +117,25 @@ func (h *Host) pass(ctx context.Context, b *batch) {
 	}
 
 	var shared bool // an output has the input's memory
-	run := func(first, count int) (*tensor.Dense, []float32, error) {
+	run := func(first, count int) (output, error) {
 		x := input[first*hidden : (first+count)*hidden]
-		y, values, err := forward(ctx, b.lane.impl, expert.NewRows(x, hidden), hidden)
+		y, err := h.forward(ctx, b.lane.impl, nil, x, hidden)
 		h.examine(ctx, e, err)
-		shared = shared || sameMemory(values, x)
-		return y, values, err
+		shared = shared || sameMemory(y.values, x)
+		return y, err
 	}
-	y, values, err := run(0, b.rows)
+	y, err := run(0, b.rows)
 	if !copied {
 		b.reading.Done()
 	}
 	switch {
-	case len(b.members) == 1:
-		h.deliver(b, 0, expert.Result{Output: y, Err: err})
 	case err == nil:
 		for i, m := range b.members {
-			end := (m.first + m.count) * hidden
-			h.deliver(b, i, expert.Result{Output: expert.NewRows(values[m.first*hidden:end:end], hidden)})
+			h.deliver(b, i, y.part(m.first, m.count, hidden))
 		}
+		y.release()
+	case len(b.members) == 1:
+		h.deliver(b, 0, expert.Result{Err: err})
 	default:
 		// One of them is at fault: each alone, so that the others don't suffer for it.
 		for i, m := range b.members {
@@ -145,8 +143,13 @@ func (h *Host) pass(ctx context.Context, b *batch) {
 				h.deliver(b, i, expert.Result{Err: err})
 				continue
 			}
-			y, _, err := run(m.first, m.count)
-			h.deliver(b, i, expert.Result{Output: y, Err: err})
+			y, err := run(m.first, m.count)
+			if err != nil {
+				h.deliver(b, i, expert.Result{Err: err})
+				continue
+			}
+			h.deliver(b, i, y.part(0, m.count, hidden))
+			y.release()
 		}
 	}
 	b.cancel()
@@ -193,7 +196,9 @@ func (h *Host) deliver(b *batch, i int, r expert.Result) {
 	}
 	var last *Ticket
 	h.mu.Lock()
-	if j := b.jobs[i]; j != nil {
+	j := b.jobs[i]
+	taken := j != nil
+	if taken {
 		b.jobs[i], j.batch = nil, nil
 		b.present--
 		if r.Err != nil {
@@ -208,6 +213,9 @@ func (h *Host) deliver(b *batch, i int, r expert.Result) {
 	h.mu.Unlock()
 	if last != nil {
 		last.done <- struct{}{}
+	}
+	if !taken {
+		expert.Release(r.Memory)
 	}
 }
 

@@ -11,7 +11,7 @@
 //	queue.go     lanes (what waits for one expert) and the line of lanes that wait for a slot; no I/O, no clock
 //	batch.go     one pass over the rows of many calls: form, gather, compute, share out
 //	compute.go   one call of an expert: panics caught, outputs checked
-//	rows.go      selecting, gathering and checking rows; the buffers they are gathered in
+//	rows.go      selecting, gathering and checking rows; the memory of inputs and outputs
 //	rate.go      how long a row takes
 //	budget.go    the memory that experts may take
 //	machine.go   the memory that a machine or its cgroups have left (machine_linux.go, machine_other.go)

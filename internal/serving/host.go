@@ -22,7 +22,8 @@ type Host struct {
 	budget  *budget
 	epoch   time.Time // when it was made
 
-	buffers bufferPool
+	buffers bufferPool // of inputs
+	outputs memoryPool
 	tickets sync.Pool // of *Ticket
 
 	mu       sync.Mutex // guards all below, and what says so in hosted, Ticket, job, lane and batch

@@ -3,7 +3,12 @@ package serving
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"unsafe"
+
+	"gorgonia.org/tensor"
+
+	"github.com/kwaai/kwaaid/internal/expert"
 )
 
 // span tells whether the indices are consecutive, and where they start.
@@ -101,6 +106,47 @@ func (p *bufferPool) get(n int) []float32 {
 		return unsafe.Slice(b, 1<<class)[:n]
 	}
 	return make([]float32, n, 1<<class)
+}
+
+// memory is where the outputs of a pass stand. It goes back when all that have a share of it have released theirs.
+type memory struct {
+	pool   *memoryPool
+	values []float32
+	shares atomic.Int32  // the pass's own, and one for each result that was handed out
+	rows   *tensor.Dense // of values as they were used last; kept, since a tensor takes eight allocations
+}
+
+// Release gives one share back.
+func (m *memory) Release() {
+	if m.shares.Add(-1) == 0 {
+		m.pool.classes[bits.Len(uint(len(m.values)-1))].Put(m)
+	}
+}
+
+// tensor returns all values as rows.
+func (m *memory) tensor(hidden int) *tensor.Dense {
+	// Whoever had it may have reshaped it; then it is of no more use.
+	if values, err := expert.Rows(m.rows, hidden); err != nil || len(values) != len(m.values) {
+		m.rows = expert.NewRows(m.values, hidden)
+	}
+	return m.rows
+}
+
+// memoryPool keeps the memory of outputs, by size class: class c holds 1<<c elements.
+type memoryPool struct {
+	classes [48]sync.Pool
+}
+
+// get returns memory of n elements that hold anything, with one share.
+func (p *memoryPool) get(n int) *memory {
+	class := bits.Len(uint(n - 1))
+	m, ok := p.classes[class].Get().(*memory)
+	if !ok {
+		m = &memory{pool: p, values: make([]float32, n, 1<<class)}
+	}
+	m.values = m.values[:n]
+	m.shares.Store(1)
+	return m
 }
 
 // put takes back what get returned, once nobody reads it.

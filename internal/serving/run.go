@@ -143,9 +143,9 @@ func (h *Host) tooLate(l *lane, rows int, deadline, now moment) error {
 // compute makes a pass for one job in its caller's goroutine, on the caller's own rows.
 func (t *Ticket) compute(ctx context.Context, j *job) {
 	h, e := t.host, j.lane.hosted
-	x, buffer := t.input, []float32(nil)
+	x, values, buffer := t.input, t.values, []float32(nil)
 	if j.rows != nil {
-		values := t.values
+		x = nil
 		if first, ok := span(j.rows); ok {
 			values = values[first*t.hidden : (first+j.count)*t.hidden]
 		} else {
@@ -153,17 +153,19 @@ func (t *Ticket) compute(ctx context.Context, j *job) {
 			gather(buffer, values, j.rows, t.hidden)
 			values = buffer
 		}
-		x = expert.NewRows(values, t.hidden)
 	}
-	y, values, err := forward(ctx, j.lane.impl, x, t.hidden)
-	if buffer != nil && !sameMemory(values, buffer) {
+	y, err := h.forward(ctx, j.lane.impl, x, values, t.hidden)
+	if buffer != nil && !sameMemory(y.values, buffer) {
 		h.buffers.put(buffer)
 	}
 	h.examine(ctx, e, err)
 	if err != nil {
 		t.fail(j.pair, err)
 	} else {
-		t.results[j.pair] = expert.Result{Output: y, Digest: e.spec.Digest, Numerics: j.lane.numerics}
+		r := y.part(0, j.count, t.hidden)
+		r.Digest, r.Numerics = e.spec.Digest, j.lane.numerics
+		t.results[j.pair] = r
+		y.release()
 	}
 
 	if next := h.end(j.lane); next != nil {
