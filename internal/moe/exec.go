@@ -174,7 +174,7 @@ func (o *Output) release() {
 	for i := range o.Answers {
 		a := &o.Answers[i]
 		expert.Release(a.Memory)
-		a.Output, a.Sum, a.Memory = nil, nil, nil
+		a.Output, a.Memory = nil, nil
 	}
 }
 

@@ -29,10 +29,10 @@ const (
 // target is one of the experts or layers that a bench calls.
 type target struct {
 	id           expert.ID
-	layer        *routed       // nil: it is an expert
-	call         moe.Call      // of the layer
-	x            *tensor.Dense // shared by all callers, who only read it
-	flops, bytes float64       // with Local, of one call: operations, and weights read
+	layer        *routed         // nil: it is an expert
+	call         moe.Call        // of the layer, without its rows
+	batches      []*tensor.Dense // of rows, one of them drawn per call; shared by all callers, who only read them
+	flops, bytes float64         // with Local, of one call: operations, and weights read
 }
 
 // bench is a running one.
@@ -111,28 +111,54 @@ func (b *bench) target(ctx context.Context, name string) (target, error) {
 		return b.layerTarget(*ref.Layer)
 	}
 	t := target{id: ref.ID}
-	if t.x, err = b.core.draw(ctx, ref.ID, b.req.Rows, b.req.Seed); err == nil && b.req.Local {
+	x, err := b.core.draw(ctx, ref.ID, b.req.Rows, b.req.Seed)
+	if err != nil {
+		return t, err
+	}
+	t.batches = []*tensor.Dense{x}
+	if b.req.Local {
 		err = b.count(&t, ref.ID, b.req.Rows)
 	}
 	return t, err
 }
 
+const (
+	// layerBatches is how many batches of rows are drawn for a layer: of the same rows the same experts are called again and again, whose
+	// weights may stay in caches that hold a few of them.
+	layerBatches = 16
+	// layerElements bounds them, 64 MiB: many rows choose most of the experts anyway.
+	layerElements = 16 << 20
+)
+
 func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
 	if t.layer, err = b.core.layers.get(name); err != nil {
 		return t, err
 	}
-	t.call, _, err = b.core.layerCall(t.layer, api.LayerRequest{Rows: b.req.Rows, Seed: b.req.Seed, Codec: b.req.Codec, Combine: b.req.Combine})
-	if err != nil || !b.req.Local {
-		return t, err
-	}
-	for e, rows := range t.layer.Gate.Route(t.call.X.Float32s(), b.req.Rows).RowsPerExpert() {
-		if rows == 0 {
-			continue
+	gate := t.layer.Gate
+	for i := range max(1, min(layerBatches, layerElements/(b.req.Rows*gate.Hidden()))) {
+		t.call, _, err = b.core.layerCall(t.layer, api.LayerRequest{
+			Rows: b.req.Rows, Seed: b.req.Seed + uint64(i), Codec: b.req.Codec, Combine: b.req.Combine,
+		})
+		if err != nil {
+			return t, err
 		}
-		if err := b.count(&t, name.Expert(e).ID(), rows); err != nil {
-			return t, fmt.Errorf("%s: %w", name.Expert(e), err)
+		t.batches = append(t.batches, t.call.X)
+	}
+	if !b.req.Local {
+		return t, nil
+	}
+	for _, x := range t.batches {
+		for e, rows := range gate.Route(x.Float32s(), b.req.Rows).RowsPerExpert() {
+			if rows == 0 {
+				continue
+			}
+			if err := b.count(&t, name.Expert(e).ID(), rows); err != nil {
+				return t, fmt.Errorf("%s: %w", name.Expert(e), err)
+			}
 		}
 	}
+	t.flops /= float64(len(t.batches))
+	t.bytes /= float64(len(t.batches))
 	if s := t.layer.Shared; s != nil {
 		t.add(s.Spec(), b.req.Rows)
 	}
@@ -163,8 +189,12 @@ func (b *bench) call(ctx context.Context, dice *rand.Rand) []time.Duration {
 		if len(b.targets) > 1 {
 			t = &b.targets[dice.IntN(len(b.targets))]
 		}
+		x := t.batches[0]
+		if len(t.batches) > 1 {
+			x = t.batches[dice.IntN(len(t.batches))]
+		}
 		start := time.Now()
-		err := b.once(ctx, t)
+		err := b.once(ctx, t, x)
 		took = append(took, time.Since(start))
 		if ctx.Err() != nil {
 			return took
@@ -179,11 +209,13 @@ func (b *bench) call(ctx context.Context, dice *rand.Rand) []time.Duration {
 	return took
 }
 
-func (b *bench) once(ctx context.Context, t *target) error {
+func (b *bench) once(ctx context.Context, t *target, x *tensor.Dense) error {
 	if t.layer != nil {
 		ctx, cancel := b.core.deadline(ctx, 0)
 		defer cancel()
-		out, err := t.layer.Forward(ctx, b.dispatcher, t.call)
+		call := t.call
+		call.X = x
+		out, err := t.layer.Forward(ctx, b.dispatcher, call)
 		if err == nil {
 			t.layer.count(out.Routing.RowsPerExpert())
 		}
@@ -191,9 +223,12 @@ func (b *bench) once(ctx context.Context, t *target) error {
 	}
 	if b.req.Local {
 		pair := [1]expert.Pair{{Expert: t.id}}
-		return b.core.local.Local(ctx, t.x, pair[:])[0].Err
+		r := b.core.local.Local(ctx, x, pair[:])[0]
+		expert.Release(r.Memory)
+		return r.Err
 	}
-	_, err := b.core.forward(ctx, t.id, t.x, api.CallRequest{Codec: b.req.Codec})
+	a, err := b.core.forward(ctx, t.id, x, api.CallRequest{Codec: b.req.Codec})
+	expert.Release(a.Memory)
 	return err
 }
 
