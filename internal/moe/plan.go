@@ -78,63 +78,6 @@ type Routing struct {
 // capacity where the rule has one; rows is a multiple of it. Ties go to the lower index.
 func (g *Gate) Route(x []float32, sequence int) *Routing { return g.Choose(g.Logits(x), sequence) }
 
-// Logits returns the router's output for x [rows, hidden], [rows, experts].
-//
-// Each is one chain over ascending k of float64 sums, whose products of float32 are exact; the bias comes last, and the
-// whole is rounded to float32 once. So it does not depend on the machine or on other rows.
-func (g *Gate) Logits(x []float32) []float32 {
-	rows := len(x) / g.hidden
-	logits := make([]float32, rows*g.experts)
-	wide := make([]float64, g.hidden)
-	for r := range rows {
-		for k, v := range x[r*g.hidden : (r+1)*g.hidden] {
-			wide[k] = float64(v)
-		}
-		out := logits[r*g.experts : (r+1)*g.experts]
-		e := 0
-		for ; e+4 <= g.experts; e += 4 {
-			sums := dot4(wide, g.weight[e*g.hidden:(e+4)*g.hidden])
-			for i, sum := range sums {
-				out[e+i] = g.logit(e+i, sum)
-			}
-		}
-		for ; e < g.experts; e++ {
-			out[e] = g.logit(e, dot(wide, g.weight[e*g.hidden:(e+1)*g.hidden]))
-		}
-	}
-	return logits
-}
-
-func (g *Gate) logit(e int, sum float64) float32 {
-	if g.bias != nil {
-		sum += float64(g.bias[e])
-	}
-	return float32(sum)
-}
-
-// dot is the chain for one expert.
-func dot(x []float64, w []float32) (sum float64) {
-	w = w[:len(x)]
-	for k, v := range x {
-		sum += v * float64(w[k]) // the product is exact, so fusing would change nothing
-	}
-	return sum
-}
-
-// dot4 runs four experts' chains side by side, each the same as dot's: one waits for its last sum, four keep the CPU busy.
-func dot4(x []float64, w []float32) [4]float64 {
-	n := len(x)
-	w0, w1, w2, w3 := w[:n], w[n:][:n], w[2*n:][:n], w[3*n:][:n]
-	var s0, s1, s2, s3 float64
-	for k, v := range x {
-		s0 += v * float64(w0[k])
-		s1 += v * float64(w1[k])
-		s2 += v * float64(w2[k])
-		s3 += v * float64(w3[k])
-	}
-	return [4]float64{s0, s1, s2, s3}
-}
-
 // SharedScale returns what multiplies the shared expert's output of each row; nil where nothing does.
 func (g *Gate) SharedScale(x []float32) []float32 {
 	if g.sharedGate == nil {
