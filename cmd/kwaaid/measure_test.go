@@ -11,8 +11,8 @@ import (
 	"github.com/kwaai/kwaaid/internal/demo"
 )
 
-// The measured runs behind `make chaos` and `make layers`. Those of `make chaos` are as the chaos tests, but ten times each, and with how long the slowest answer took. They are
-// verdicts on this machine too, so `make test` leaves them out.
+// The measured runs behind `make chaos` and `make layers`. Those of `make chaos` are as the chaos tests, but ten times each, and with how
+// long the slowest answer took. They are verdicts on this machine too, so `make test` leaves them out.
 
 // measured leaves a test out unless it was asked for.
 func measured(t *testing.T) {
