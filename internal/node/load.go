@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ func (b *batch) close() {
 
 // loadAll hosts the entries. With keepGoing what fails is logged, left out and told of by Ready; else the first failure ends it.
 func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing bool) error {
+	defer giveBack()
 	for _, e := range entries {
 		if _, err := n.load(ctx, e, keepGoing); err != nil {
 			if !keepGoing || ctx.Err() != nil {
@@ -68,6 +70,10 @@ func (n *Node) leaveOut(e config.Expert, err error) {
 	defer n.leftOutMu.Unlock()
 	n.leftOut = append(n.leftOut, fmt.Sprintf("experts left out: %s: %s", e, why))
 }
+
+// giveBack returns to the system what loading left behind: buffers of the files' tensors, and drawn weights before they were packed, which are as
+// large as the experts. The runtime by itself would keep them for minutes.
+func giveBack() { debug.FreeOSMemory() }
 
 // load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail; with
 // keepGoing those of a checkpoint's layers that can be used are loaded beside the error of the others.
@@ -217,6 +223,7 @@ func (n *Node) Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, e
 		return api.ExpertList{}, fmt.Errorf("%w: %s", expert.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	ids, err := n.load(ctx, e, false)
+	giveBack()
 	if err != nil {
 		if wire.StatusOf(err) == wire.Internal && !errors.Is(err, expert.ErrInternal) { // the files are not what the caller thinks
 			err = fmt.Errorf("%w: %w", expert.ErrInvalidArgument, err)
