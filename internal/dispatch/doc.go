@@ -15,7 +15,6 @@
 //	budget.go    how many hedges there may be
 //	liveness.go  pings
 //	check.go     answers that are compared with those of another host
-//	finite.go    NaN and Inf
 //	counts.go    what is counted, for a node's own account
 //	metrics.go   what is counted, for Prometheus
 //

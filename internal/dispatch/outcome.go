@@ -40,7 +40,7 @@ func judgeRows(y *tensor.Dense, rows, hidden int, checkNaN bool) error {
 		return fmt.Errorf("%w: wrong output: %v", expert.ErrBadReply, err) //nolint:errorlint // it is not the caller's argument that is invalid
 	case len(values) != rows*hidden:
 		return fmt.Errorf("%w: expected %d rows, found %d", expert.ErrBadReply, rows, len(values)/hidden)
-	case checkNaN && !finite(values):
+	case checkNaN && !expert.Finite(values):
 		return errNotFinite
 	default:
 		return nil

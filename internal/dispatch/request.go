@@ -72,7 +72,7 @@ func (d *Dispatcher) check(req *Request) (rows, hidden int, err error) {
 		if p.Rows != nil && len(p.Rows) == 0 {
 			return 0, 0, fmt.Errorf("%w: pair %d (%s) has no rows", expert.ErrInvalidArgument, i, p.Expert)
 		}
-		if n := p.RowCount(rows); p.Weights != nil && (len(p.Weights) != n || !finite(p.Weights)) {
+		if n := p.RowCount(rows); p.Weights != nil && (len(p.Weights) != n || !expert.Finite(p.Weights)) {
 			return 0, 0, fmt.Errorf("%w: pair %d (%s): expected %d finite weights", expert.ErrInvalidArgument, i, p.Expert, n)
 		}
 		for _, r := range p.Rows {
@@ -81,7 +81,7 @@ func (d *Dispatcher) check(req *Request) (rows, hidden int, err error) {
 			}
 		}
 	}
-	if d.cfg.CheckNaN && !finite(values) {
+	if d.cfg.CheckNaN && !expert.Finite(values) {
 		return 0, 0, fmt.Errorf("%w: %s is NaN or infinite; such inputs are refused (checks.nan)",
 			expert.ErrInvalidArgument, firstNotFinite(values, hidden))
 	}
@@ -91,7 +91,7 @@ func (d *Dispatcher) check(req *Request) (rows, hidden int, err error) {
 // firstNotFinite says where the first NaN or Inf stands.
 func firstNotFinite(values []float32, hidden int) string {
 	for i, v := range values {
-		if !finiteOne(v) {
+		if v-v != 0 {
 			return fmt.Sprintf("element (%d, %d)", i/hidden, i%hidden)
 		}
 	}

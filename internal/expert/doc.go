@@ -5,6 +5,8 @@
 //	name.go    names of a checkpoint's experts and layers, and the IDs that follow from them
 //	expert.go  the Expert interface, and what hosts and callers say about experts
 //	errors.go  the statuses of a call, as sentinels, and the errors that carry who and what
+//	sum.go     outputs that a host has added up
+//	finite.go  NaN and Inf among rows
 //
 // The kinds of expert, on package kernel:
 //

@@ -288,7 +288,7 @@ func asciiJSON(doc []byte) string {
 
 // writeRows sends the document with the output's rows in it.
 func writeRows(w http.ResponseWriter, result any, shape []int, data []float32) error {
-	if !finite(data) {
+	if !expert.Finite(data) {
 		return refuse(wire.Unimplemented, "the output holds NaN or infinity, which JSON cannot: ask for it with Accept: "+api.MIMENpy)
 	}
 	doc, err := json.Marshal(result)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"strconv"
 	"unsafe"
 
@@ -324,14 +323,4 @@ func appendRows(b []byte, shape []int, data []float32, flush func([]byte) ([]byt
 		}
 	}
 	return append(b, ']'), nil
-}
-
-// finite tells whether JSON can hold all of data: it has no NaN and no infinity.
-func finite(data []float32) bool {
-	for _, v := range data {
-		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
-			return false
-		}
-	}
-	return true
 }

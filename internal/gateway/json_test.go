@@ -61,13 +61,6 @@ func TestAppendRows_EveryFloatComesBack(t *testing.T) {
 	require.True(t, slices.EqualFunc(data, back, func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }))
 }
 
-func TestFinite(t *testing.T) {
-	require.True(t, finite([]float32{0, 1, -math.MaxFloat32}))
-	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
-		require.False(t, finite([]float32{1, float32(v)}))
-	}
-}
-
 // The scanner against encoding/json: what one takes the other takes, and reads as the same.
 func FuzzCallBody(f *testing.F) {
 	for _, text := range []string{

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kwaai/kwaaid/internal/codec"
+	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/wire"
 )
 
@@ -330,7 +331,7 @@ func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply infe
 
 // appendJSON writes a tensor's elements as one flat array.
 func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
-	if !finite(t.data) {
+	if !expert.Finite(t.data) {
 		return nil, refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity, which JSON cannot: ask for it as binary")
 	}
 	d, _ := datatypeOf(t.datatype)

@@ -32,44 +32,6 @@ func gather(dst, x []float32, rows []int32, hidden int) {
 	}
 }
 
-// Two float32 side by side in a uint64: their exponents, one added to each, and the bits into which an exponent of all ones
-// (NaN and Inf alone have it) then carries.
-const (
-	exponents = 0x7f800000_7f800000
-	ones      = 0x00800000_00800000
-	carries   = 0x80000000_80000000
-)
-
-// allFinite tells whether x holds neither NaN nor Inf. It looks at eight elements at a time: a call's whole input passes
-// through here.
-func allFinite(x []float32) bool {
-	if len(x) > 0 && uintptr(unsafe.Pointer(&x[0]))%8 != 0 { // a uint64 has to be aligned on some machines
-		if !finite(x[0]) {
-			return false
-		}
-		x = x[1:]
-	}
-	for ; len(x) >= 8; x = x[8:] {
-		p := (*[4]uint64)(unsafe.Pointer(&x[0]))
-		a := p[0]&exponents + ones
-		b := p[1]&exponents + ones
-		c := p[2]&exponents + ones
-		d := p[3]&exponents + ones
-		if (a|b|c|d)&carries != 0 {
-			return false
-		}
-	}
-	for _, v := range x {
-		if !finite(v) {
-			return false
-		}
-	}
-	return true
-}
-
-// finite tells whether v is neither NaN nor Inf.
-func finite(v float32) bool { return v-v == 0 }
-
 // firstNonFinite returns the index, into rows, of the first chosen row that holds NaN or Inf; -1 when none does.
 func firstNonFinite(x []float32, rows []int32, count, hidden int) int {
 	for i := range count {
@@ -77,7 +39,7 @@ func firstNonFinite(x []float32, rows []int32, count, hidden int) int {
 		if rows != nil {
 			r = int(rows[i])
 		}
-		if !allFinite(x[r*hidden : (r+1)*hidden]) {
+		if !expert.Finite(x[r*hidden : (r+1)*hidden]) {
 			return i
 		}
 	}

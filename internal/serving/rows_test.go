@@ -1,50 +1,10 @@
 package serving
 
 import (
-	"encoding/binary"
-	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
-
-func TestAllFinite_FindsWhatIsNotWhereverItStands(t *testing.T) {
-	bad := []float32{float32(math.NaN()), -float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.Float32frombits(0x7f800001)}
-	good := []float32{0, math.Float32frombits(1 << 31), math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32, 1}
-	for n := range 40 {
-		for offset := range 2 {
-			x := make([]float32, n+offset)[offset:]
-			for i := range x {
-				x[i] = good[i%len(good)]
-			}
-			require.True(t, allFinite(x))
-			for i := range x {
-				for _, v := range bad {
-					was := x[i]
-					x[i] = v
-					require.False(t, allFinite(x), "%v at %d of %d", v, i, n)
-					x[i] = was
-				}
-			}
-		}
-	}
-}
-
-func FuzzAllFinite(f *testing.F) {
-	f.Add([]byte{0, 0, 0x80, 0x7f}, uint8(0))
-	f.Add(make([]byte, 64), uint8(3))
-	f.Fuzz(func(t *testing.T, data []byte, from uint8) {
-		x := make([]float32, len(data)/4)
-		want := true
-		for i := range x {
-			x[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
-			if i >= int(from) && (math.IsNaN(float64(x[i])) || math.IsInf(float64(x[i]), 0)) {
-				want = false
-			}
-		}
-		require.Equal(t, want, allFinite(x[min(int(from), len(x)):]))
-	})
-}
 
 func TestSpan(t *testing.T) {
 	first, ok := span([]int32{5, 6, 7})

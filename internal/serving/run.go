@@ -67,7 +67,7 @@ func (t *Ticket) enter(ctx context.Context, x *tensor.Dense) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		t.deadline = moment(deadline.Sub(t.host.epoch))
 	}
-	if t.host.cfg.RefuseNonFinite && !allFinite(values) {
+	if t.host.cfg.RefuseNonFinite && !expert.Finite(values) {
 		t.refuseNonFinite()
 	}
 	return nil

@@ -1,13 +1,13 @@
-package dispatch
+package expert
 
 import (
 	"math"
 	"unsafe"
 )
 
-// finite tells whether no value is NaN or Inf: no exponent has all its bits set. It looks at two values at a time, since it is done
+// Finite tells whether no value is NaN or Inf: no exponent has all its bits set. It looks at two values at a time, since it is done
 // for every input and output: adding the lowest bit of the exponent carries into the sign's place only from an exponent of all ones.
-func finite(values []float32) bool {
+func Finite(values []float32) bool {
 	const (
 		exponents = 0x7f800000_7f800000
 		lowest    = 0x00800000_00800000
