@@ -76,6 +76,15 @@ def test_the_loss_is_the_same_and_stays_so_while_a_node_is_killed(nodes, model):
     assert not patched.missing
 
 
+def test_the_loss_is_the_same_when_hosts_add_up_their_experts(nodes, model):
+    """One row back from a host for all of a row's experts there, weighted: rounded otherwise, and no further off than that."""
+    patched = kwaai.patch(model, nodes[0].url, combine="peer")
+    want = FACTS["held_out"]["loss_nats_per_byte"]
+    assert held_out_loss(model, lambda i: nodes[1].kill() if i == 10 else None) == pytest.approx(want, abs=1e-4)
+    assert len(patched.answered_by) >= 2, "nodes that answered"
+    assert not patched.missing
+
+
 def test_the_greedy_continuation_is_the_same_while_a_node_is_killed(nodes, model):
     kwaai.patch(model, nodes[0].url)
     assert greedy(model, lambda i: nodes[2].kill() if i == 20 else None) == FACTS["greedy"]["continuation"]
