@@ -34,7 +34,7 @@ func (c *demoCmd) Run(a *app) error {
 		if p.Note != "" && p.Note != note {
 			note = p.Note
 			line.clear()
-			_, _ = fmt.Fprintf(a.stderr, "%6.1f s  %s\n", p.Elapsed.Seconds(), note)
+			_, _ = fmt.Fprintf(a.stderr, "%6.1f s  %s\n", p.Noted.Seconds(), note)
 		}
 		done := min(1, p.Elapsed.Seconds()/cfg.Duration.Seconds())
 		const width = 24
@@ -59,14 +59,16 @@ func printDemo(w io.Writer, r demo.Result) {
 	p("\nA swarm of %d processes, up in %s, hosted the %d experts of a small text model, each on %d of them.\n",
 		r.Nodes, millis(r.StartupMS), r.Experts, r.Replicas)
 	for _, e := range r.Events {
-		p("  %s\n", e)
+		at, what, _ := strings.Cut(e, ": ")
+		p("%8s  %s\n", at, what)
 	}
-	p("\n  calls     %d of a layer (%.0f a second), each to the experts that its router chose, found through the DHT\n", r.Calls, r.CallsPerS)
+	p("\n  calls     %d, %.0f a second: each a layer's, to the experts that its router chose, found through the DHT\n", r.Calls, r.CallsPerS)
 	p("  failed    %d\n", r.Failed)
-	p("  wrong     %d (every answer compared with the same layer computed here, bit for bit)\n", r.Wrong)
-	p("  p50       %s\n  p99       %s\n", millis(r.P50MS), millis(r.P99MS))
+	p("  wrong     %d: every answer is compared with the same layer computed here, bit for bit\n", r.Wrong)
+	p("  p50       %-9s half of the calls took no longer\n", millis(r.P50MS))
+	p("  p99       %-9s 99 of 100 took no longer\n", millis(r.P99MS))
 	if len(r.Events) > 0 {
-		p("  recovery  %s (the slowest call around a host's end)\n", millis(r.RecoveryMS))
+		p("  recovery  %-9s the slowest call around a host's end\n", millis(r.RecoveryMS))
 	}
 	if r.FirstError != "" {
 		p("\n  first failure: %s\n", r.FirstError)

@@ -39,7 +39,8 @@ type Joiner func(ctx context.Context, bootstrap []string, checkpoint string) (Ca
 // Progress is how a running demo is doing.
 type Progress struct {
 	Elapsed time.Duration
-	Note    string // what just happened to the hosts
+	Note    string        // what just happened to the hosts
+	Noted   time.Duration // when that was
 	Calls   int
 	Failed  int
 	Wrong   int

@@ -54,7 +54,7 @@ func (r *record) progress() Progress {
 	defer r.mu.Unlock()
 	p := Progress{Elapsed: time.Since(r.begun), Calls: len(r.calls), Failed: r.failed, Wrong: r.wrong}
 	if n := len(r.events); n > 0 {
-		p.Note = r.events[n-1].what
+		p.Note, p.Noted = r.events[n-1].what, r.events[n-1].at
 	}
 	return p
 }

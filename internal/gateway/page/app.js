@@ -100,14 +100,14 @@ function drawCalls(s) {
   const c = s.calls;
   const fact = (name, ...values) => [h("dt", {}, name), h("dd", {}, ...values)];
   const hint = (text) => h("span", { class: "hint" }, ` ${text}`);
-  const share = (n, of) => hint(of > 0 ? `${((100 * n) / of).toFixed(1)} %` : "");
+  const share = (n, of) => (n > 0 && of > 0 ? (n / of < 0.001 ? "under 0.1 %" : `${((100 * n) / of).toFixed(1)} %`) : "");
   const shown = s.resting.slice(0, 7);
   $("calls").replaceChildren(...[
     fact("Calls", count(c.calls), hint("one for each expert asked")),
-    fact("Failed", count(c.failed), share(c.failed, c.calls)),
-    fact("By fallbacks", count(c.fallbacks), share(c.fallbacks, c.calls)),
+    fact("Failed", count(c.failed), hint(share(c.failed, c.calls))),
+    fact("By fallbacks", count(c.fallbacks), hint(share(c.fallbacks, c.calls))),
     fact("Attempts", count(c.attempts), hint(c.calls > 0 ? `${(c.attempts / c.calls).toFixed(2)} a call` : "")),
-    fact("Hedges", count(c.hedges), share(c.hedges, c.calls), c.hedges_refused > 0 && hint(`${count(c.hedges_refused)} refused`)),
+    fact("Hedges", count(c.hedges), hint([share(c.hedges, c.calls), c.hedges_refused > 0 && `${count(c.hedges_refused)} refused`].filter(Boolean).join(", "))),
     fact("Pings missed", count(c.pings_missed)),
     fact("Left out", ...(shown.length ? shown.map((r) => h("div", {}, h("span", { class: "mono", title: r.peer }, shortPeer(r.peer)), " ",
       pill(r.why, r.why === "full" || r.why === "draining" ? "warn" : "bad"), r.seconds ? hint(`asked again in ${span(Math.ceil(r.seconds))}`) : "")) : ["nobody"])),
@@ -271,13 +271,14 @@ function drawMaps(experts) {
 }
 
 let known = [];
+const byName = new Intl.Collator("en", { numeric: true });
 
 async function showExperts() {
   known = await get("/api/v1/experts");
   rate = rates(known);
   // What needs a look comes first, then what is here.
   const order = { bad: 0, busy: 1, here: 2, there: 3 };
-  known = known.map((e, i) => [order[kindOf(e)], i, e]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , e]) => e);
+  known = known.map((e) => [order[kindOf(e)], e.name || e.expert, e]).sort((a, b) => a[0] - b[0] || byName.compare(a[1], b[1])).map(([, , e]) => e);
   expertsTable.show(known);
   drawMaps(known);
 }
