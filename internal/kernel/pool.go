@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -232,15 +233,38 @@ func (c *call) participate(phase, participant int, leave func() bool) bool {
 	return leave == nil || !leave()
 }
 
-// patience is how often await looks before it sleeps: for some 20 us, about what it takes to put a thread to sleep and to wake it again. All others
-// are in the middle of their last tasks by then, which take about as long where time matters.
-const patience = 2000
+const (
+	// patience is how long await looks before it sleeps: about what it takes to put a thread to sleep and to wake it again. All others are
+	// in the middle of their last tasks by then, which take about as long where time matters.
+	patience = 20 * time.Microsecond
+	// looks is how many of them go between two at the clock, which takes as long as a few. A pause is 10 ns on one CPU, 50 on another.
+	looks = 64
+)
+
+// vigil is a wait that goes on as long as patience lasts.
+type vigil struct {
+	begun time.Time
+	n     int
+}
+
+// goesOn counts a look and tells whether another is due.
+func (v *vigil) goesOn() bool {
+	if v.n%looks == 0 {
+		if v.n == 0 {
+			v.begun = time.Now()
+		} else if time.Since(v.begun) > patience {
+			return false
+		}
+	}
+	v.n++
+	return true
+}
 
 // await blocks until all tasks of a phase are done. Meanwhile it has the CPU fetch what this participant will read first in the next phase.
 func (c *call) await(phase, participant int) {
 	finished := func() bool { return c.ended[phase].Load() == int64(c.tasks[phase]) }
 	ahead := c.firstWeights(phase+1, participant)
-	for range patience {
+	for v := (vigil{}); v.goesOn(); {
 		if finished() {
 			return
 		}
@@ -315,8 +339,8 @@ func (p *Pool) linger() {
 	seen := p.opened.Load()
 	p.lingering.Add(1)
 	p.mu.Unlock()
-	for i := 0; i < patience && p.opened.Load() == seen; i++ {
-		if i%64 == 63 {
+	for v := (vigil{}); p.opened.Load() == seen && v.goesOn(); {
+		if v.n%looks == 0 {
 			runtime.Gosched()
 		}
 		pause()
