@@ -38,6 +38,7 @@ func MeasureLimits(ctx context.Context, pool *Pool) (Limits, error) {
 	if err != nil {
 		return Limits{}, err
 	}
+	defer m.buffer.unmap()
 	best := Limits{Threads: pool.threads}
 	for range limitTries {
 		l := m.measure(limitTime)

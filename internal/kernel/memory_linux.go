@@ -20,7 +20,11 @@ const (
 
 // memory is a block of bytes, aligned to a page, outside of Go's heap: so that it can have huge pages (weights are read at up to twice the speed
 // with them), and goes back to the system when nothing refers to it any more. Its bytes are zero at first.
-type memory struct{ bytes []byte }
+type memory struct {
+	bytes   []byte
+	whole   []byte // what unmap gives back; nil where the heap has it
+	cleanup runtime.Cleanup
+}
 
 // newMemory returns n bytes for weights.
 func newMemory(n int) (*memory, error) {
@@ -52,9 +56,17 @@ func mapMemory(n int) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &memory{bytes: b}
-	runtime.AddCleanup(m, func(whole []byte) { _ = unix.Munmap(whole) }, whole)
+	m := &memory{bytes: b, whole: whole}
+	m.cleanup = runtime.AddCleanup(m, func(whole []byte) { _ = unix.Munmap(whole) }, whole)
 	return m, nil
+}
+
+// unmap gives what mapMemory returned back to the system at once, rather than when the collector finds it. Nobody may use the bytes any more.
+func (m *memory) unmap() {
+	m.cleanup.Stop()
+	runtime.KeepAlive(m) // else the cleanup could be on its way
+	_ = unix.Munmap(m.whole)
+	m.bytes, m.whole = nil, nil
 }
 
 // mapHuge maps n bytes that begin at a huge page, within the whole of what is mapped.

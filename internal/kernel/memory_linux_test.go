@@ -1,7 +1,11 @@
 package kernel
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/debug"
 	"testing"
 	"unsafe"
 
@@ -51,4 +55,26 @@ func TestNewMemory_IsAligned(t *testing.T) {
 		require.Zero(t, uintptr(unsafe.Pointer(&m.bytes[0]))%cacheLine)
 		m.bytes[n-1] = 1
 	}
+}
+
+// resident returns how many bytes of this process are in memory.
+func resident(t *testing.T) int {
+	t.Helper()
+	statm, err := os.ReadFile("/proc/self/statm")
+	require.NoError(t, err)
+	var size, pages int
+	_, err = fmt.Sscan(string(statm), &size, &pages)
+	require.NoError(t, err)
+	return pages * os.Getpagesize()
+}
+
+func TestMeasureLimits_LeavesNoMemoryBehind(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it must not take a collection
+	pool := newTestPool(t, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // one try is enough
+	before := resident(t)
+	_, err := MeasureLimits(ctx, pool)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, resident(t), before+limitMemory/2)
 }

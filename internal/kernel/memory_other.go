@@ -16,3 +16,6 @@ func newScratch(n int) *memory { m, _ := newMemory(n); return m }
 
 // mapMemory returns n bytes.
 func mapMemory(n int) (*memory, error) { return newMemory(n) }
+
+// unmap leaves the bytes to the collector.
+func (m *memory) unmap() { m.bytes = nil }
