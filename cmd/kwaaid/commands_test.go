@@ -246,6 +246,36 @@ func TestCommands_OfANode(t *testing.T) {
 		gone := kwaaid(t, "call", "21", "--json", "--api", host.API)
 		require.Equal(t, exitFailed, gone.code)
 	})
+	t.Run("load says how far it is", func(t *testing.T) {
+		dir, err := filepath.Abs(filepath.Join(fixtures, "moe", "mixtral-f32"))
+		require.NoError(t, err)
+		for spec, want := range map[string]api.LoadProgress{
+			"id=23,kind=glu,hidden=16,inner=32,seed=1":    {Name: "expert-23", Total: 1, BytesTotal: 3 * 16 * 32 * 4},
+			"checkpoint=" + dir + ",layers=0,experts=0-2": {Name: "mixtral-f32", Total: 3},
+		} {
+			var heard []api.LoadProgress
+			list, err := host.Client.Load(t.Context(), api.LoadRequest{Spec: spec}, func(p api.LoadProgress) { heard = append(heard, p) })
+			require.NoError(t, err, spec)
+			require.Len(t, list.Experts, want.Total)
+			require.GreaterOrEqual(t, len(heard), 2, "at the start and at the end")
+			first, last := heard[0], heard[len(heard)-1]
+			require.Equal(t, want.Name, first.Name)
+			require.Equal(t, want.Total, first.Total)
+			require.Zero(t, first.Done)
+			require.Zero(t, first.Bytes)
+			if want.BytesTotal != 0 {
+				require.Equal(t, want.BytesTotal, first.BytesTotal)
+			}
+			require.Equal(t, want.Total, last.Done)
+			require.Positive(t, last.BytesTotal)
+			require.Equal(t, last.BytesTotal, last.Bytes)
+			require.Positive(t, last.TookS)
+			for _, e := range list.Experts {
+				_, err := host.Client.Unload(t.Context(), e.Expert.String())
+				require.NoError(t, err)
+			}
+		}
+	})
 	t.Run("healthcheck", func(t *testing.T) {
 		o := kwaaid(t, "healthcheck", "--json", "--api", host.API).ok(t)
 		require.JSONEq(t, `{"ready":true}`, o.stdout)

@@ -25,10 +25,10 @@ func (c *loadCmd) Run(a *app) error {
 	}
 	n := a.node()
 	defer n.Close()
-	p := a.progress()
-	p.set("loading %s ...", c.Spec)
-	list, err := n.Load(a.ctx, api.LoadRequest{Spec: e.Rebase(dir).String()})
-	p.clear()
+	line := a.progress()
+	line.set("loading %s ...", c.Spec)
+	list, err := n.Load(a.ctx, api.LoadRequest{Spec: e.Rebase(dir).String()}, line.loading)
+	line.clear()
 	if err != nil {
 		return err
 	}

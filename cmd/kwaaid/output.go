@@ -6,10 +6,13 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/mattn/go-isatty"
+
+	"github.com/kwaai/kwaaid/internal/api"
 )
 
 // print writes doc as the one JSON document, or has human write for people.
@@ -92,11 +95,17 @@ func bytesText(n float64) string {
 	return fmt.Sprintf("%.1f %s", n, units[i])
 }
 
-// progressLine rewrites one line on a terminal; elsewhere it writes nothing, so that logs stay short.
+// maxLine is how long a line of progress may be: a column less than a terminal's usual width, since a line that wraps cannot be rewritten.
+const maxLine = 79
+
+// progressLine rewrites one line on a terminal, below what is written through it meanwhile; elsewhere there is no line, so that logs stay short.
+// Safe for concurrent use.
 type progressLine struct {
 	w        io.Writer
 	terminal bool
-	width    int
+
+	mu   sync.Mutex
+	line []rune // what stands there now
 }
 
 func (a *app) progress() *progressLine {
@@ -108,15 +117,55 @@ func (p *progressLine) set(format string, args ...any) {
 	if !p.terminal {
 		return
 	}
-	line := fmt.Sprintf(format, args...)
-	_, _ = fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(0, p.width-len(line))))
-	p.width = len(line)
+	line := []rune(fmt.Sprintf(format, args...))
+	if len(line) > maxLine {
+		line = append(line[:maxLine-1], '…')
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, _ = fmt.Fprintf(p.w, "\r%s%s", string(line), strings.Repeat(" ", max(0, len(p.line)-len(line))))
+	p.line = line
 }
 
 // clear removes the line.
 func (p *progressLine) clear() {
-	if p.terminal && p.width > 0 {
-		_, _ = fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.width))
-		p.width = 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	p.line = nil
+}
+
+// Write writes whole lines above the line.
+func (p *progressLine) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	n, err := p.w.Write(b)
+	if len(p.line) > 0 {
+		_, _ = io.WriteString(p.w, string(p.line))
 	}
+	return n, err
+}
+
+// erase leaves the cursor at the start of an empty line. The caller holds mu.
+func (p *progressLine) erase() {
+	if len(p.line) > 0 {
+		_, _ = fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", len(p.line)))
+	}
+}
+
+// loading shows how far a load is, until it is done.
+func (p *progressLine) loading(l api.LoadProgress) {
+	if l.Done == l.Total {
+		p.clear()
+		return
+	}
+	amount := ""
+	if l.BytesTotal > 0 {
+		amount = fmt.Sprintf("%s of %s, ", bytesText(float64(l.Bytes)), bytesText(float64(l.BytesTotal)))
+	}
+	if l.Bytes > 0 && l.TookS > 0 {
+		amount += fmt.Sprintf("%.0f MB/s, ", float64(l.Bytes)/1e6/l.TookS)
+	}
+	p.set("loading: %d of %d experts, %s%s", l.Done, l.Total, amount, l.Name) // the name last: it may be too long
 }

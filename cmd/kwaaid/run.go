@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mattn/go-isatty"
 	"github.com/rs/zerolog"
 
 	"github.com/kwaai/kwaaid/internal/api"
@@ -56,9 +55,13 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return configError(err)
 	}
-	log := a.logger(cfg.Log)
+	log, line := a.logger(cfg.Log)
 	p2p.BridgeLogs(log)
-	n, err := node.New(cfg, version(), log, node.Options{KeepGoing: c.KeepGoing})
+	options := node.Options{KeepGoing: c.KeepGoing}
+	if line != nil {
+		options.Progress = line.loading
+	}
+	n, err := node.New(cfg, version(), log, options)
 	if err != nil {
 		return err
 	}
@@ -87,24 +90,26 @@ func (a *app) announceNode(up node.Up, log zerolog.Logger) {
 	_, _ = fmt.Fprintf(a.stdout, "  status   http://%s/\n  others join with\n    %s\n", up.API, join)
 }
 
-// logger writes to stderr, or with --json to stdout, where log lines are then all there is.
-func (a *app) logger(cfg config.Log) zerolog.Logger {
+// logger writes to stderr, or with --json to stdout, where log lines are then all there is. On a terminal it writes above a line of progress, which
+// is nil where there is no room for one.
+func (a *app) logger(cfg config.Log) (_ zerolog.Logger, line *progressLine) {
 	w := a.stderr
 	if a.JSON {
 		w = a.stdout
 		a.lines = true
 	}
-	f, isFile := w.(*os.File)
-	terminal := isFile && isatty.IsTerminal(f.Fd())
-	if !a.JSON && (cfg.Format == "console" || cfg.Format == "auto" && terminal) {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal}
+	if p := a.progress(); !a.JSON && (cfg.Format == "console" || cfg.Format == "auto" && p.terminal) {
+		w = zerolog.ConsoleWriter{Out: p, TimeFormat: time.TimeOnly, NoColor: !p.terminal}
+		if p.terminal {
+			line = p
+		}
 	}
 	// Validated by config: an unknown level cannot come here.
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
 		level = zerolog.InfoLevel
 	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+	return zerolog.New(w).Level(level).With().Timestamp().Logger(), line
 }
 
 // configError turns what is wrong with a configuration into a usage error that lists all of it.

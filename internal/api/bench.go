@@ -43,9 +43,9 @@ type BenchResult struct {
 	OfLimit *float64 `json:"of_limit,omitempty"` // fraction of the limit that binds: memory bandwidth or arithmetic
 }
 
-// BenchEvent is one line of the stream that POST /api/v1/bench answers with: progress, and at last either a result or an error.
-type BenchEvent struct {
-	Progress *BenchProgress `json:"progress,omitempty"`
-	Result   *BenchResult   `json:"result,omitempty"`
-	Error    *ErrorBody     `json:"error,omitempty"`
+// Event is one line of the stream that a node answers with to what takes long: progress, and at last either a result or an error.
+type Event[P, R any] struct {
+	Progress *P         `json:"progress,omitempty"`
+	Result   *R         `json:"result,omitempty"`
+	Error    *ErrorBody `json:"error,omitempty"`
 }

@@ -25,6 +25,9 @@ const ResultHeader = "Kwaai-Result"
 // MIMENpy is the media type of a tensor in numpy's format.
 const MIMENpy = "application/x-npy"
 
+// MIMEEvents is the media type of a stream of events, a JSON document a line.
+const MIMEEvents = "application/x-ndjson"
+
 // maxDocument bounds a JSON document from a node: 100,000 experts take some 30 MB.
 const maxDocument = 64 << 20
 
@@ -34,8 +37,8 @@ const maxHeader = 1 << 20
 // maxOutput bounds the output of a call; a node's own max_frame is the limit that counts.
 const maxOutput = 4 << 30
 
-// maxEvent bounds one line of a bench's stream.
-const maxEvent = 1 << 20
+// maxShort bounds documents of a few lines: errors, readiness.
+const maxShort = 1 << 20
 
 // ErrNoNode: nothing answers at the node's address.
 var ErrNoNode = errors.New("no node")
@@ -96,9 +99,9 @@ func (c *Client) Resolve(ctx context.Context, name string) (Resolved, error) {
 	return get[Resolved](ctx, c, http.MethodGet, "/api/v1/resolve/"+escapeName(name), nil)
 }
 
-// Load has the node host more experts.
-func (c *Client) Load(ctx context.Context, req LoadRequest) (ExpertList, error) {
-	return get[ExpertList](ctx, c, http.MethodPost, "/api/v1/experts", req)
+// Load has the node host more experts; progress is called as it goes, in this goroutine.
+func (c *Client) Load(ctx context.Context, req LoadRequest, progress func(LoadProgress)) (ExpertList, error) {
+	return stream[LoadProgress, ExpertList](ctx, c, "/api/v1/experts", req, progress)
 }
 
 // Unload has the node stop hosting an expert.
@@ -122,7 +125,7 @@ func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
 		return Readiness{}, c.errorOf(resp)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxShort))
 	if err != nil {
 		return Readiness{}, fmt.Errorf("reading /readyz of %s: %w", c.addr, err)
 	}
@@ -213,38 +216,43 @@ func (c *Client) call(ctx context.Context, name string, q query, x *tensor.Dense
 
 // Bench has the node make load; progress is called as it goes, in this goroutine.
 func (c *Client) Bench(ctx context.Context, req BenchRequest, progress func(BenchProgress)) (BenchResult, error) {
+	return stream[BenchProgress, BenchResult](ctx, c, "/api/v1/bench", req, progress)
+}
+
+// stream posts req and reads the events of the answer up to the result. progress, which may be nil, is called in this goroutine.
+func stream[P, R any](ctx context.Context, c *Client, path string, req any, progress func(P)) (result R, err error) {
 	doc, err := json.Marshal(req)
 	if err != nil {
-		return BenchResult{}, err
+		return result, err
 	}
-	resp, err := c.do(ctx, http.MethodPost, "/api/v1/bench", "application/json", bytes.NewReader(doc), "")
+	resp, err := c.do(ctx, http.MethodPost, path, "application/json", bytes.NewReader(doc), MIMEEvents)
 	if err != nil {
-		return BenchResult{}, err
+		return result, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return BenchResult{}, c.errorOf(resp)
+		return result, c.errorOf(resp)
 	}
 	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxEvent)
+	lines.Buffer(nil, maxDocument)
 	for lines.Scan() {
-		var event BenchEvent
+		var event Event[P, R]
 		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
-			return BenchResult{}, fmt.Errorf("a line of the bench from %s: %w", c.addr, err)
+			return result, fmt.Errorf("a line of %s from %s: %w", path, c.addr, err)
 		}
 		switch {
 		case event.Result != nil:
 			return *event.Result, nil
 		case event.Error != nil:
-			return BenchResult{}, &Error{Body: *event.Error}
+			return result, &Error{Body: *event.Error}
 		case event.Progress != nil && progress != nil:
 			progress(*event.Progress)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return BenchResult{}, fmt.Errorf("the bench at %s broke off: %w", c.addr, err)
+		return result, fmt.Errorf("%s of %s broke off: %w", path, c.addr, err)
 	}
-	return BenchResult{}, fmt.Errorf("the bench at %s broke off before its result", c.addr)
+	return result, fmt.Errorf("%s of %s broke off before its result", path, c.addr)
 }
 
 // get sends in (nil: no body) as JSON and decodes the document that comes back.
@@ -300,7 +308,7 @@ func (c *Client) do(ctx context.Context, method, path, contentType string, body 
 
 // errorOf turns a reply that is not 200 into an error, whoever wrote it.
 func (c *Client) errorOf(resp *http.Response) error {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxShort))
 	if err != nil {
 		return fmt.Errorf("%s answered %s, and then: %w", c.addr, resp.Status, err)
 	}

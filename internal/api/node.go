@@ -124,6 +124,16 @@ type LoadRequest struct {
 	Spec string `json:"spec"`
 }
 
+// LoadProgress is how far the loading of one entry of `experts` is.
+type LoadProgress struct {
+	Name       string  `json:"name"` // of the model, or of the expert
+	Done       int     `json:"done"` // experts that are loaded or failed; the last progress has all
+	Total      int     `json:"total"`
+	Bytes      int64   `json:"bytes"`       // of weights that were read or drawn
+	BytesTotal int64   `json:"bytes_total"` // about: a file is a little larger than its weights
+	TookS      float64 `json:"took_s"`
+}
+
 // Readiness is the body of /readyz.
 type Readiness struct {
 	Ready    bool     `json:"ready"`

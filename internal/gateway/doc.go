@@ -9,7 +9,8 @@
 //	routes.go     which path is what
 //	documents.go  health, metrics and the documents of /api/v1
 //	call.go       POST /api/v1/call/NAME
-//	bench.go      POST /api/v1/bench, with progress
+//	bench.go      POST /api/v1/bench
+//	events.go     progress of what takes long, as a stream
 //	body.go       requests' bodies within limits
 //	json.go       JSON's numbers to floats and back
 //	grpc.go       the gRPC server, health, reflection

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"net/http/pprof"
 
@@ -120,16 +121,24 @@ func (g *Gateway) resolve(w http.ResponseWriter, r *http.Request, name string) e
 	return writeJSON(w, http.StatusOK, doc)
 }
 
+// load hosts more experts, and tells those who ask for events how far it is.
 func (g *Gateway) load(w http.ResponseWriter, r *http.Request, _ string) error {
 	var req api.LoadRequest
 	if err := g.readJSON(w, r, &req); err != nil {
 		return err
 	}
-	doc, err := g.node.Load(r.Context(), req)
+	load := func(ctx context.Context, progress func(api.LoadProgress)) (api.ExpertList, error) {
+		doc, err := g.node.Load(ctx, req, progress)
+		doc.Experts = notNull(doc.Experts)
+		return doc, err
+	}
+	if r.Header.Get("Accept") == api.MIMEEvents {
+		return stream(r.Context(), w, load)
+	}
+	doc, err := load(r.Context(), nil)
 	if err != nil {
 		return err
 	}
-	doc.Experts = notNull(doc.Experts)
 	return writeJSON(w, http.StatusOK, doc)
 }
 

@@ -106,7 +106,7 @@ type fakeNode struct {
 	experts []api.Expert
 	layers  []api.Layer
 	resolve func(name string) (api.Resolved, error)
-	load    func(req api.LoadRequest) (api.ExpertList, error)
+	load    func(req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error)
 	unload  func(name string) (api.ExpertList, error)
 	bench   func(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error)
 
@@ -136,8 +136,8 @@ func (f *fakeNode) Expert(_ context.Context, name string) (api.Expert, error) {
 	return api.Expert{}, expert.ErrNotFound
 }
 
-func (f *fakeNode) Load(_ context.Context, req api.LoadRequest) (api.ExpertList, error) {
-	return f.load(req)
+func (f *fakeNode) Load(_ context.Context, req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error) {
+	return f.load(req, progress)
 }
 
 func (f *fakeNode) Unload(_ context.Context, name string) (api.ExpertList, error) {

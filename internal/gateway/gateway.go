@@ -36,7 +36,8 @@ type Node interface {
 	Layers(ctx context.Context) ([]api.Layer, error)
 	Peers(ctx context.Context) ([]api.Peer, error)
 	Resolve(ctx context.Context, name string) (api.Resolved, error)
-	Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, error)
+	// Load hosts more experts. It calls progress, unless that is nil, from one goroutine at a time, and not after it has returned.
+	Load(ctx context.Context, req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error)
 	Unload(ctx context.Context, name string) (api.ExpertList, error)
 	// Bench makes load until it is done or ctx ends. It calls progress from one goroutine at a time, and not after it has returned.
 	Bench(ctx context.Context, req api.BenchRequest, progress func(api.BenchProgress)) (api.BenchResult, error)

@@ -157,7 +157,7 @@ func TestDocuments_AreThoseOfTheClient(t *testing.T) {
 	f := newFace(t)
 	f.node.status = api.Status{Peer: "peer-a", Addrs: []string{"/ip4/127.0.0.1/tcp/1"}}
 	f.node.experts = []api.Expert{{Expert: 7, Kind: "identity", Hidden: 4, State: expert.StateReady}}
-	f.node.load = func(req api.LoadRequest) (api.ExpertList, error) {
+	f.node.load = func(req api.LoadRequest, _ func(api.LoadProgress)) (api.ExpertList, error) {
 		if req.Spec != "id=7,kind=identity,hidden=4" {
 			return api.ExpertList{}, fmt.Errorf("%w: spec %q", expert.ErrInvalidArgument, req.Spec)
 		}
@@ -180,10 +180,10 @@ func TestDocuments_AreThoseOfTheClient(t *testing.T) {
 	peers, err := c.Peers(ctx)
 	require.NoError(t, err)
 	require.Empty(t, peers)
-	list, err := c.Load(ctx, api.LoadRequest{Spec: "id=7,kind=identity,hidden=4"})
+	list, err := c.Load(ctx, api.LoadRequest{Spec: "id=7,kind=identity,hidden=4"}, nil)
 	require.NoError(t, err)
 	require.Equal(t, f.node.experts, list.Experts)
-	_, err = c.Load(ctx, api.LoadRequest{Spec: "what"})
+	_, err = c.Load(ctx, api.LoadRequest{Spec: "what"}, nil)
 	requireCode(t, err, "INVALID_ARGUMENT")
 	_, err = c.Unload(ctx, "expert-7")
 	require.NoError(t, err)
@@ -213,6 +213,33 @@ func TestDocuments_RefuseWhatTheyDoNotKnow(t *testing.T) {
 		f.post("/api/v1/experts", mimeJSON, []byte(body)).requireError(t, http.StatusBadRequest, "INVALID_ARGUMENT", says)
 	}
 	f.post("/api/v1/experts", mimeJSON, bytes.Repeat([]byte(" "), maxDocument+1)).requireError(t, http.StatusRequestEntityTooLarge, "RESOURCE_EXHAUSTED", "")
+}
+
+func TestLoad_StreamsProgressToThoseWhoAskForIt(t *testing.T) {
+	f := newFace(t)
+	heard := make(chan struct{})
+	f.node.load = func(req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error) {
+		if progress == nil {
+			return api.ExpertList{}, nil
+		}
+		progress(api.LoadProgress{Name: "a", Done: 1, Total: 2})
+		<-heard // the line arrives while the loading goes on
+		if req.Spec == "broken" {
+			return api.ExpertList{}, fmt.Errorf("%w: broken", expert.ErrInvalidArgument)
+		}
+		return api.ExpertList{Experts: []api.Expert{{Expert: 7}}}, nil
+	}
+	c := f.apiClient()
+	list, err := c.Load(context.Background(), api.LoadRequest{Spec: "whole"}, func(p api.LoadProgress) {
+		require.Equal(t, api.LoadProgress{Name: "a", Done: 1, Total: 2}, p)
+		close(heard)
+	})
+	require.NoError(t, err)
+	require.Len(t, list.Experts, 1)
+	_, err = c.Load(context.Background(), api.LoadRequest{Spec: "broken"}, nil) // an error behind progress
+	requireCode(t, err, "INVALID_ARGUMENT")
+	a := f.post("/api/v1/experts", mimeJSON, []byte(`{"spec":"whole"}`)) // one document to everyone else
+	require.JSONEq(t, `{"experts":[]}`, string(a.body))
 }
 
 func TestBench_StreamsProgressAndResult(t *testing.T) {

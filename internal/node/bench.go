@@ -22,7 +22,7 @@ const (
 	maxBenchCalls = 10_000_000
 	// maxBenchClients bounds the concurrent callers of a bench.
 	maxBenchClients = 4096
-	// progressTick is how often a bench says how far it is.
+	// progressTick is how often a bench and a load say how far they are.
 	progressTick = 200 * time.Millisecond
 )
 
@@ -237,19 +237,26 @@ func (b *bench) report(begun time.Time, progress func(api.BenchProgress)) (stop 
 	if progress == nil {
 		return func() {}
 	}
+	return every(progressTick, func() {
+		progress(api.BenchProgress{
+			Done: int(b.done.Load()), Total: b.req.Clients * b.req.Calls, Errors: int(b.errors.Load()), TookS: time.Since(begun).Seconds(),
+		})
+	})
+}
+
+// every calls f at each tick, in a goroutine that ends before stop returns.
+func every(tick time.Duration, f func()) (stop func()) {
 	end := make(chan struct{})
 	var reporter sync.WaitGroup
 	reporter.Go(func() {
-		tick := time.NewTicker(progressTick)
-		defer tick.Stop()
+		t := time.NewTicker(tick)
+		defer t.Stop()
 		for {
 			select {
 			case <-end:
 				return
-			case <-tick.C:
-				progress(api.BenchProgress{
-					Done: int(b.done.Load()), Total: b.req.Clients * b.req.Calls, Errors: int(b.errors.Load()), TookS: time.Since(begun).Seconds(),
-				})
+			case <-t.C:
+				f()
 			}
 		}
 	})

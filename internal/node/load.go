@@ -25,8 +25,8 @@ import (
 // ErrCannotLoad: an expert of the configuration cannot be hosted. The message names file, tensor, expected and found.
 var ErrCannotLoad = errors.New("cannot host what the configuration asks for")
 
-// progressEvery is how often long loading is logged.
-const progressEvery = 5 * time.Second
+// logTick is how often long loading is logged where no progress is shown.
+const logTick = 5 * time.Second
 
 // batch is what one entry of `experts` asks to host, read as far as its header.
 type batch struct {
@@ -44,7 +44,7 @@ func (b *batch) close() {
 func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing bool) error {
 	defer giveBack()
 	for _, e := range entries {
-		if _, err := n.load(ctx, e, keepGoing); err != nil {
+		if _, err := n.load(ctx, e, keepGoing, n.options.Progress); err != nil {
 			if !keepGoing || ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ErrCannotLoad, err)
 			}
@@ -76,9 +76,9 @@ func (n *Node) leaveOut(e config.Expert, err error) {
 func giveBack() { debug.FreeOSMemory() }
 
 // load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail; with
-// keepGoing those of a checkpoint's layers that can be used are loaded beside the error of the others.
-func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool) ([]expert.ID, error) {
-	var read atomic.Int64
+// keepGoing those of a checkpoint's layers that can be used are loaded beside the error of the others. progress may be nil.
+func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool, progress func(api.LoadProgress)) ([]expert.ID, error) {
+	var read, done atomic.Int64
 	b, err := n.open(ctx, e, func(bytes int64) { read.Add(bytes) })
 	defer b.close()
 	if err != nil && !keepGoing {
@@ -102,8 +102,11 @@ func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool) ([]exp
 	for _, o := range b.offers {
 		total += o.Bytes
 	}
-	stopReport := n.reportLoading(ctx, e, &read, total)
-	defer stopReport()
+	stopReport := n.reportLoading(e, progress, func() api.LoadProgress {
+		return api.LoadProgress{
+			Name: entryName(e), Done: int(done.Load()), Total: len(loadings), Bytes: read.Load(), BytesTotal: total, TookS: time.Since(begun).Seconds(),
+		}
+	})
 	// Reading, hashing and packing of one expert overlap with those of the next.
 	var g errgroup.Group
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
@@ -111,10 +114,12 @@ func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool) ([]exp
 	for i, l := range loadings {
 		g.Go(func() error {
 			failures[i] = l.Run(ctx)
+			done.Add(1)
 			return nil
 		})
 	}
 	_ = g.Wait()
+	stopReport()
 	if err := errors.Join(append(errs, failures...)...); err != nil {
 		return ids, err
 	}
@@ -125,27 +130,39 @@ func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool) ([]exp
 	return ids, nil
 }
 
-// reportLoading logs how far a long load is, until the returned function is called.
-func (n *Node) reportLoading(ctx context.Context, e config.Expert, read *atomic.Int64, total int64) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(progressEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				n.log.Info().Int64("read", read.Load()).Int64("of", total).Str("entry", e.String()).Msg("loading experts")
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
+// reportLoading tells progress, which may be nil, how far a load is: now, meanwhile, and when the returned function is called. It logs a long load,
+// unless the node's progress is shown to people.
+func (n *Node) reportLoading(e config.Expert, progress func(api.LoadProgress), state func() api.LoadProgress) (stop func()) {
+	stopLog := func() {}
+	if n.options.Progress == nil {
+		stopLog = every(logTick, func() {
+			p := state()
+			n.log.Info().Int64("read", p.Bytes).Int64("of", p.BytesTotal).Str("entry", e.String()).Msg("loading experts")
+		})
 	}
+	if progress == nil {
+		return stopLog
+	}
+	progress(state())
+	stopProgress := every(progressTick, func() { progress(state()) })
+	return func() {
+		stopLog()
+		stopProgress()
+		progress(state())
+	}
+}
+
+// entryName says what an entry is about, for people.
+func entryName(e config.Expert) string {
+	if e.Checkpoint != "" {
+		name, _ := e.ModelName() // it was opened by that name
+		return name
+	}
+	if name, ok := e.Name(); ok {
+		return name.String()
+	}
+	id, _ := e.ExpertID()
+	return id.String()
 }
 
 // named makes sure that an error says which expert it is about, by its name where it has one.
@@ -172,7 +189,10 @@ func (n *Node) open(ctx context.Context, e config.Expert, progress checkpoint.Pr
 	}
 	if e.File == "" {
 		o.Bytes = e.Params().DrawnBytes()
-		o.Load = func(context.Context) (expert.Expert, error) { return expert.New(e.Params(), n.engine) }
+		o.Load = func(context.Context) (expert.Expert, error) {
+			defer progress(o.Bytes)
+			return expert.New(e.Params(), n.engine)
+		}
 		return &batch{offers: []serving.Offer{o}}, nil
 	}
 	info, err := os.Stat(e.File)
@@ -217,12 +237,12 @@ func (n *Node) openCheckpoint(ctx context.Context, e config.Expert, progress che
 }
 
 // Load hosts more experts, as one entry of the configuration's `experts` would.
-func (n *Node) Load(ctx context.Context, req api.LoadRequest) (api.ExpertList, error) {
+func (n *Node) Load(ctx context.Context, req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error) {
 	e, err := config.ParseExpert(req.Spec)
 	if err != nil {
 		return api.ExpertList{}, fmt.Errorf("%w: %s", expert.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	ids, err := n.load(ctx, e, false)
+	ids, err := n.load(ctx, e, false, progress)
 	giveBack()
 	if err != nil {
 		if wire.StatusOf(err) == wire.Internal && !errors.Is(err, expert.ErrInternal) { // the files are not what the caller thinks

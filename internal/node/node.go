@@ -39,6 +39,9 @@ import (
 // Options are what the command line says beside the configuration.
 type Options struct {
 	KeepGoing bool // start with the other experts when one cannot be loaded
+	// Progress is told how far the loading of the configuration's experts is, from one goroutine at a time; the last of an entry has all done.
+	// It stands in for the log lines of long loading.
+	Progress func(api.LoadProgress)
 }
 
 // Node is a running kwaaid: it hosts experts, announces them, answers calls and makes them.
