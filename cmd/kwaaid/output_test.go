@@ -15,7 +15,7 @@ func shown(written string) []string {
 	lines := strings.Split(written, "\n")
 	for i, l := range lines {
 		var cells []rune
-		for _, piece := range strings.Split(l, "\r") {
+		for piece := range strings.SplitSeq(l, "\r") {
 			cells = append([]rune(piece), cells[min(len(cells), len([]rune(piece))):]...)
 		}
 		lines[i] = strings.TrimRight(string(cells), " ")

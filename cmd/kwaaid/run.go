@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.uber.org/automaxprocs/maxprocs"
 
 	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/config"
@@ -56,6 +59,7 @@ func (c *runCmd) Run(a *app) error {
 		return configError(err)
 	}
 	log, line := a.logger(cfg.Log)
+	heedCPULimit(log)
 	p2p.BridgeLogs(log)
 	options := node.Options{KeepGoing: c.KeepGoing}
 	if line != nil {
@@ -74,6 +78,15 @@ func (c *runCmd) Run(a *app) error {
 		return nil
 	}
 	return err
+}
+
+// heedCPULimit has Go use as many threads as a cgroup allows CPUs, one too. By itself Go uses two then, which together use up the CPU time of a
+// period in half of it and stand still for the rest, with every call that they are at.
+func heedCPULimit(log zerolog.Logger) {
+	round := func(quota float64) int { return min(int(math.Ceil(quota)), runtime.GOMAXPROCS(0)) }
+	if _, err := maxprocs.Set(maxprocs.RoundQuotaFunc(round)); err != nil {
+		log.Warn().Err(err).Msg("the limit of a cgroup on CPU time cannot be read")
+	}
 }
 
 // announceNode tells where the node is and how others join: as a log line for machines, as text for people.
