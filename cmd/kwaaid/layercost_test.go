@@ -137,4 +137,17 @@ func TestMeasureLayer_FourHostsBesideOne(t *testing.T) {
 			t.Logf("128 rows, %s: %.2f of one host's rows/s (at least %.2f)", codec, median(share), limit)
 		})
 	}
+	t.Run("added up at the hosts", func(t *testing.T) {
+		for _, rows := range []int{1, 128} {
+			of := func(combine string) api.BenchResult {
+				res, err := caller.Client.Bench(t.Context(), api.BenchRequest{Names: []string{costName}, Rows: rows, Clients: 1, Calls: 100, Combine: combine}, nil)
+				require.NoError(t, err)
+				require.Zero(t, res.Errors, res.FirstError)
+				return res
+			}
+			at, peers := of("caller"), of("peer")
+			t.Logf("%d rows: %.0f bytes a call and p50 %.3f ms added up at the hosts, %.0f bytes and %.3f ms at the caller: %.2f of the bytes",
+				rows, peers.BytesPerCall, peers.P50MS, at.BytesPerCall, at.P50MS, peers.BytesPerCall/at.BytesPerCall)
+		}
+	})
 }
