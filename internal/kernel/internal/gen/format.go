@@ -145,7 +145,7 @@ func formatF8() format {
 // 32, is looked up as float32; an odd one's, in the lowest bits of the upper 16, as bf16 whose other half is made zero. Narrow ones look up
 // magnitudes and add the sign.
 func formatMX() format {
-	f := format{name: "MXFP4", group: 8, groupBytes: 128, halfBytes: 64, temps: 6, tempsAVX2: 3, scale: scaleExponent}
+	f := format{name: "MXFP4", group: 8, groupBytes: 128, halfBytes: 64, temps: 4, tempsAVX2: 3, scale: scaleExponent}
 	magnitudes := []uint32{0, 0x3f000000, 0x3f800000, 0x3fc00000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000}
 	var numbers, pairs []uint32 // pairs are of bf16: numbers 0 and 1, 2 and 3, and so on; twice, since five bits of an index are looked at
 	for n := range uint32(16) {
@@ -169,23 +169,22 @@ func formatMX() format {
 		t.VMOVDQU32(plus(w, t.bytes()), temps[3])
 	}
 	f.row = func(t *target, w operand.Mem, k int, a, b reg.VecPhysical, temps []reg.VecPhysical) {
+		if t.wide() {
+			for i, to := range []reg.VecPhysical{a, b} {
+				group := temps[2+i] // of which earlier pairs are shifted away
+				if k > 0 && k%2 == 0 {
+					t.VPSRLD(operand.U8(4), group, group)
+				}
+				if k%2 == 0 {
+					t.VPERMPS(temps[0], group, to)
+				} else {
+					t.VPERMW_Z(temps[1], group, reg.K1, to)
+				}
+			}
+			return
+		}
 		for i, to := range []reg.VecPhysical{a, b} {
 			from := plus(w, i*t.bytes())
-			if t.wide() {
-				group, pair := temps[2+i], temps[4+i]
-				if k < 2 {
-					pair = group
-				}
-				if k%2 == 1 {
-					t.VPERMW_Z(temps[1], pair, reg.K1, to)
-					continue
-				}
-				if k > 0 {
-					t.VPSRLD(operand.U8(4*k/2), group, pair)
-				}
-				t.VPERMPS(temps[0], pair, to)
-				continue
-			}
 			at := k%2*16 + k/2*4
 			number, sign := temps[1], temps[2]
 			t.VMOVDQU(from, number)

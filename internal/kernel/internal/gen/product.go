@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 
 	"github.com/mmcloughlin/avo/operand"
@@ -92,13 +93,21 @@ func (p *product) forHalves(wBytes, sBytes int, body func()) {
 // once, as fast as memory gives them, and the CPU by itself does not look far enough ahead. On a Zen 4 2 KiB are too few, 8 KiB too many.
 const singleReadAhead = 4096
 
+// decodedReadAhead and decodedReadAhead2 are how far in front weights are asked for where decoding them takes most of the time, in bytes, into the
+// nearest and into the second cache. Only the second has room for as many requests as memory answers at once.
+const (
+	decodedReadAhead  = 2048
+	decodedReadAhead2 = 8192
+)
+
+const cacheLine = 64
+
 // fetch asks for what comes later, to be in the second cache by then: as many bytes of activations as the loop's body reads, and half as many of
 // weights, since at least two products follow each other on the same ones.
 func (p *product) fetch(inputs, size, wBytes int) {
-	const line = 64
 	if p.readAhead {
-		for i := range wBytes / line {
-			p.PREFETCHT0(mem(regW, singleReadAhead+i*line))
+		for i := range wBytes / cacheLine {
+			p.PREFETCHT0(mem(regW, singleReadAhead+i*cacheLine))
 		}
 	}
 	if !p.ahead {
@@ -108,11 +117,11 @@ func (p *product) fetch(inputs, size, wBytes int) {
 		at    reg.GPPhysical
 		bytes int
 	}{{regAheadX, p.rows * inputs * size}, {regAheadW, wBytes / p.halves() / 2}} {
-		lines := (of.bytes + line - 1) / line
+		lines := (of.bytes + cacheLine - 1) / cacheLine
 		for i := range lines {
-			p.PREFETCHT1(mem(of.at, i*line))
+			p.PREFETCHT1(mem(of.at, i*cacheLine))
 		}
-		p.ADDQ(operand.U32(lines*line), of.at)
+		p.ADDQ(operand.U32(lines*cacheLine), of.at)
 	}
 }
 
@@ -142,20 +151,20 @@ func (p *product) broadcasts() bool { return !p.wide() }
 // nil where the instruction does so itself.
 func (p *product) multiply(k int, a, b, spare reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
 	for r := range p.rows {
-		p.multiplyRow(r, k, a, b, spare, sum)
+		p.multiplyBy(p.x(r, k, 4), a, b, spare, sum(r, 0), sum(r, 1))
 	}
 }
 
-// multiplyRow does so for one row.
-func (p *product) multiplyRow(r, k int, a, b, spare reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+// multiplyBy does so for one row, whose input is at x.
+func (p *product) multiplyBy(x operand.Mem, a, b, spare, sumA, sumB reg.VecPhysical) {
 	if spare == nil {
-		p.VFMADD231PS_BCST(p.x(r, k, 4), a, sum(r, 0))
-		p.VFMADD231PS_BCST(p.x(r, k, 4), b, sum(r, 1))
+		p.VFMADD231PS_BCST(x, a, sumA)
+		p.VFMADD231PS_BCST(x, b, sumB)
 		return
 	}
-	p.VBROADCASTSS(p.x(r, k, 4), spare)
-	p.VFMADD231PS(spare, a, sum(r, 0))
-	p.VFMADD231PS(spare, b, sum(r, 1))
+	p.VBROADCASTSS(x, spare)
+	p.VFMADD231PS(spare, a, sumA)
+	p.VFMADD231PS(spare, b, sumB)
 }
 
 // total returns the memory of a row's totals, vector i.
@@ -179,10 +188,8 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 	name := fmt.Sprintf("%sExact%sRows%d", t.name, f.name, rows)
 	p.start(name, fmt.Sprintf("is the product of exact for weights in %s, rows: %d.", f.name, rows))
 	sum := func(r, i int) reg.VecPhysical { return p.v(2*r + i) }
-	sums := rows
-	if p.paired(f) {
-		sums = 2
-	}
+	together := p.together(f)
+	sums := max(rows, together)
 	a, b, next := p.v(2*sums), p.v(2*sums+1), 2*sums+2
 	var spare reg.VecPhysical
 	if p.broadcasts() {
@@ -191,7 +198,7 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 	var temps []reg.VecPhysical
 	count := f.tempsAVX2
 	if p.wide() {
-		count = f.temps
+		count = f.temps + 2*(together-1)
 	}
 	for range count {
 		temps, next = append(temps, p.v(next)), next+1
@@ -214,8 +221,8 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 		for i, v := range p.totals {
 			p.VMOVUPS(p.total(0, i), v)
 		}
-		if p.paired(f) {
-			p.blockPairs(f, unroll, a, b, spare, temps, sum)
+		for n := together; n > 1; n /= 2 {
+			p.blocksTogether(f, n, a, b, spare, temps, sum)
 		}
 		p.loop("block", regBlocks, func() {
 			for r := range rows {
@@ -244,52 +251,61 @@ func (t *target) exact(f format, rows, unroll int, ahead bool) string {
 	return name
 }
 
-// paired tells whether blocks are summed up two at a time: a single row's chains of additions, one for each vector of columns, take longer than
+// together returns how many blocks are summed up at a time: a single row's chains of additions, one for each vector of columns, take longer than
 // decoding the numbers of 4 bits that they add.
-func (p *product) paired(f format) bool { return p.rows == 1 && f.scale == scaleExponent }
+func (p *product) together(f format) int {
+	switch {
+	case p.rows > 1 || f.scale != scaleExponent:
+		return 1
+	case p.wide():
+		return 4
+	default:
+		return 2
+	}
+}
 
-// blockPairs sums up blocks two at a time, and leaves none or one in regBlocks. The second block's activations are like a second row of x, a block
-// behind the first.
-func (p *product) blockPairs(f format, unroll int, a, b, spare reg.VecPhysical, temps []reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
-	regPairs, regNext := regX[1], regAheadW // free, with one row; regNext is the second block's weights
-	p.MOVQ(regBlocks, regPairs)
-	p.SHRQ(operand.U8(1), regPairs)
-	p.ANDQ(operand.U32(1), regBlocks)
-	p.load("steps", regStride)
-	p.IMUL3Q(operand.U32(4*consts.Step), regStride, regStride)
-	p.loop("pair", regPairs, func() {
-		for r := range 2 {
+// blocksTogether sums up count blocks of a step each at a time, a power of two, and leaves fewer in regBlocks. They take turns by inputs, so that
+// the CPU has all of them in view.
+func (p *product) blocksTogether(f format, count int, a, b, spare reg.VecPhysical, temps []reg.VecPhysical, sum func(r, i int) reg.VecPhysical) {
+	regTimes := regX[1] // free, with one row
+	p.MOVQ(regBlocks, regTimes)
+	p.SHRQ(operand.U8(bits.Len(uint(count))-1), regTimes)
+	p.ANDQ(operand.U32(count-1), regBlocks)
+	blockBytes := consts.Step / f.group * f.groupBytes
+	p.loop(fmt.Sprintf("blocks%d", count), regTimes, func() {
+		for r := range count {
 			p.zero(sum(r, 0))
 			p.zero(sum(r, 1))
 		}
-		p.load("steps", regNext)
-		p.IMUL3Q(operand.U32(consts.Step/f.group*f.groupBytes), regNext, regNext)
-		p.setCount(unroll)
-		p.loop("pairStep", regCount, func() {
-			// The blocks take turns by groups, so that the CPU has both of them in view.
-			for first := 0; first < unroll; first += f.group {
-				for r := range 2 {
-					w := mem(regW, first/f.group*f.groupBytes)
-					if r == 1 {
-						w.Index, w.Scale = regNext, 1
-					}
-					f.loadGroup(p.target, w, temps)
-					for k := range f.group {
-						f.row(p.target, w, k, a, b, temps)
-						p.multiplyRow(r, first+k, a, b, spare, sum)
-					}
-					for line := 0; line < f.groupBytes; line += 64 {
-						p.PREFETCHT0(plus(w, singleReadAhead+line))
-					}
+		for first := 0; first < consts.Step; first += f.group {
+			w := func(r int) operand.Mem { return mem(regW, r*blockBytes+first/f.group*f.groupBytes) }
+			own := func(r int) []reg.VecPhysical { // of a block: its group's weights, with wide vectors
+				if !p.wide() {
+					return temps
+				}
+				return append(temps[:2:2], temps[2+2*r:4+2*r]...)
+			}
+			for r := range count {
+				f.loadGroup(p.target, w(r), own(r))
+			}
+			for k := range f.group {
+				// What is read ahead is asked for in order, at an even pace: a line with each input, or with every second one.
+				if at := (first + k) * count * f.groupBytes / f.group; at%cacheLine == 0 {
+					p.PREFETCHT0(mem(regW, decodedReadAhead+at))
+					p.PREFETCHT1(mem(regW, decodedReadAhead2+at))
+				}
+				for r := range count {
+					f.row(p.target, w(r), k, a, b, own(r))
+					x := mem(regX[0], 4*(r*consts.Step+first+k))
+					p.multiplyBy(x, a, b, spare, sum(r, 0), sum(r, 1))
 				}
 			}
-			p.ADDQ(operand.U32(unroll*4), regX[0])
-			p.ADDQ(operand.U32(unroll/f.group*f.groupBytes), regW)
-		})
-		p.addBlock(f.scale, a, b, sum)
-		p.addBlock(f.scale, a, b, func(_, i int) reg.VecPhysical { return sum(1, i) })
-		p.ADDQ(regNext, regW)
-		p.ADDQ(regStride, regX[0])
+		}
+		p.ADDQ(operand.U32(count*4*consts.Step), regX[0])
+		p.ADDQ(operand.U32(count*blockBytes), regW)
+		for r := range count {
+			p.addBlock(f.scale, a, b, func(_, i int) reg.VecPhysical { return sum(r, i) })
+		}
 	})
 }
 
