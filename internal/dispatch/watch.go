@@ -25,6 +25,8 @@ const (
 	silence = 50 * time.Millisecond
 	// silenceMost: a host that computes for seconds is asked twice a second whether it is still there.
 	silenceMost = 500 * time.Millisecond
+	// dialPatience: a dial takes four or five round trips, which is within this on one continent, and little more around the world.
+	dialPatience = 400 * time.Millisecond
 	// leastShare: a shorter share of the deadline is no time in which another host could answer.
 	leastShare = 20 * time.Millisecond
 )
@@ -147,8 +149,8 @@ func (c *call) rewind(w *watch, now time.Time) {
 
 // ping asks the silent peer for a sign of life. If none comes, its pairs are asked elsewhere.
 func (c *call) ping(ex *exchange) {
-	// Without a connection it is being dialled, which ends by itself.
-	alive := !c.d.connected(ex.peer) || c.d.alive(ex.ctx, ex.peer)
+	dialled := !c.d.connected(ex.peer)
+	alive := dialled || c.d.alive(ex.ctx, ex.peer)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := &ex.watch
@@ -156,6 +158,16 @@ func (c *call) ping(ex *exchange) {
 		return
 	}
 	now := time.Now()
+	if until := ex.began.Add(dialPatience); dialled && !w.late {
+		if now.Before(until) {
+			w.pingAt = until
+			c.rewind(w, now)
+			return
+		}
+		// A frozen host takes connections and says nothing. The dial goes on, but nobody waits for it alone.
+		w.late, w.shareAt = true, time.Time{}
+		c.retryElsewhere(ex)
+	}
 	if alive {
 		w.every = min(2*w.every, silenceMost)
 		w.pingAt = now.Add(w.every)

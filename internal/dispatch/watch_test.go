@@ -358,11 +358,37 @@ func TestPing_LateAnswerOfAPeerThatMissedItsPingIsTaken(t *testing.T) {
 	})
 }
 
+func TestPing_WhoIsDialledForLongIsNotWaitedForAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quiet()
+		cfg.Hedge = false
+		w, d := newWorld(t, cfg)
+		w.provide(42, frozen, "a") // its dial never ends
+		w.do(func() { w.dht[42] = []peer.ID{"b"} })
+		w.do(func() { w.peers["b"] = after(10*time.Millisecond, identity) })
+		began := time.Now()
+		a := one(t, d, 42)
+		require.NoError(t, a.Err)
+		require.Equal(t, "b", string(a.Peer))
+		require.InDelta(t, dialPatience.Seconds(), time.Since(began).Seconds(), 0.05)
+		require.ErrorIs(t, a.Attempts[0].Err, expert.ErrTimeout)
+
+		// A dial that took longer and came to its end is no failure.
+		w.provide(43, after(600*time.Millisecond, identity), "c")
+		a = one(t, d, 43)
+		require.NoError(t, a.Err)
+		require.Equal(t, "c", string(a.Peer))
+		requireNothingUnderWay(t, w)
+	})
+}
+
 func TestShare_HalfOfWhatIsLeftThenAnotherIsAskedAndBothCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := quiet()
 		cfg.Hedge = false
 		w, d := newWorld(t, cfg)
+		w.table.Connected("a", time.Now()) // it answers pings
+		w.table.Connected("c", time.Now())
 		w.provide(42, frozen, "a")
 		w.do(func() { w.dht[42] = []peer.ID{"b"} })
 		w.do(func() { w.peers["b"] = after(time.Second, identity) })
