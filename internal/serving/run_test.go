@@ -450,11 +450,14 @@ func TestRows_AreCountedByExpert(t *testing.T) {
 	host(t, h, 2, &fakeExpert{})
 	before, canaries := h.Rows()
 	h.Local(context.Background(), input(5, 0), []expert.Pair{{Expert: 1}, {Expert: 2, Rows: []int32{3, 0}}, {Expert: 9}})
-	total, byExpert := h.Rows()
-	require.Equal(t, before+7, total)
+	eventually(t, func() bool {
+		total, _ := h.Rows()
+		return total == before+7
+	}, "a pass counts its rows when it is over: its callers may have heard before")
+	_, byExpert := h.Rows()
 	require.Equal(t, map[expert.ID]uint64{1: canaries[1] + 5, 2: canaries[2] + 2}, byExpert)
 	require.NoError(t, h.Remove(context.Background(), 1))
-	total, byExpert = h.Rows()
+	total, byExpert := h.Rows()
 	require.Equal(t, before+7, total)
 	require.NotContains(t, byExpert, expert.ID(1))
 }
