@@ -56,8 +56,12 @@ func (c *demoCmd) Run(a *app) error {
 
 func printDemo(w io.Writer, r demo.Result) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
-	p("\nA swarm of %d processes, up in %s, hosted the %d experts of a small text model, each on %d of them.\n",
-		r.Nodes, millis(r.StartupMS), r.Experts, r.Replicas)
+	swarm := fmt.Sprintf("%d processes", r.Nodes)
+	if r.Nodes == 1 {
+		swarm = "one process"
+	}
+	p("\nA swarm of %s, up in %s, hosted the %d experts of a small text model, each on %d of them.\n",
+		swarm, millis(r.StartupMS), r.Experts, r.Replicas)
 	for _, e := range r.Events {
 		at, what, _ := strings.Cut(e, ": ")
 		p("%8s  %s\n", at, what)
