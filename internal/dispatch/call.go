@@ -253,7 +253,7 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 			pick.Digest = t.asking.digest
 		default:
 			var ok bool
-			if pick, ok = c.pick(t, now, start); !ok {
+			if pick, ok = c.pick(i, now, start); !ok {
 				stuck = append(stuck, i)
 				continue
 			}
@@ -269,7 +269,8 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 }
 
 // pick asks the registry whom to ask. Peers that get other pairs of this plan are preferred, for they save an exchange.
-func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, bool) {
+func (c *call) pick(i int, now time.Time, start []*exchange) (registry.Pick, bool) {
+	t := &c.tasks[i]
 	q := registry.Query{Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried, Desperate: t.hunt.desperate}
 	for _, ex := range start {
 		if ex.peer != "" {
@@ -277,6 +278,12 @@ func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, b
 		}
 	}
 	pick, err := c.d.table.Pick(q, now, c.d.dice)
+	if err != nil && t.hunt.renewed {
+		t.hunt.renewed = false
+		c.forgive(i)
+		q.Tried = t.asking.tried
+		pick, err = c.d.table.Pick(q, now, c.d.dice)
+	}
 	if none, ok := errors.AsType[*registry.NoneError](err); ok {
 		t.asking.none = *none
 	}
@@ -285,6 +292,11 @@ func (c *call) pick(t *task, now time.Time, start []*exchange) (registry.Pick, b
 	}
 	if pick.Ping != "" {
 		c.d.startPing(pick.Ping)
+	}
+	for _, p := range pick.Meet {
+		if p != "" {
+			c.d.meet(p)
+		}
 	}
 	return pick, err == nil
 }

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"gorgonia.org/tensor"
 
@@ -613,5 +615,34 @@ func TestCall_ThisNodeSaysItselfWhichNumericsItsExpertHas(t *testing.T) {
 		require.NoError(t, answers[0].Err)
 		require.Equal(t, WhereLocal, answers[0].Where)
 		require.Equal(t, "tile-1", answers[0].Numerics)
+	})
+}
+
+// Records in the DHT outlive their hosts by up to half an hour: where hosts come and go most of those known may be gone.
+func TestCall_ManyGoneHostsAreInNobodysWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		gone := func(ctx context.Context) error {
+			select {
+			case <-time.After(300 * time.Millisecond):
+				return expert.ErrDialFailed
+			case <-ctx.Done():
+				return endOf(ctx)
+			}
+		}
+		for i := range 20 {
+			p := peer.ID(fmt.Sprintf("gone-%02d", i))
+			w.provide(42, breaks(expert.ErrDialFailed), p)
+			w.pings[p] = gone
+		}
+		w.provide(42, identity, "here-a", "here-b")
+		w.connect("here-a", "here-b")
+		for range 300 {
+			a := one(t, d, 42)
+			require.NoError(t, a.Err)
+			require.Len(t, a.Attempts, 1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		requireNothingUnderWay(t, w)
 	})
 }

@@ -151,6 +151,7 @@ func TestCheck_LargeAnswersAreSampledByRows(t *testing.T) {
 		require.Equal(t, n/3, checked)
 		require.Empty(t, shutOut(w))
 		w.provide(42, lies(1), "liar")
+		w.connect("liar")
 		for range 4 {
 			_, err := d.Call(t.Context(), Request{X: rows(n), Pairs: []expert.Pair{{Expert: 42}}})
 			require.NoError(t, err)

@@ -24,6 +24,10 @@ const (
 	lookAfter, lookAfterMost = 250 * time.Millisecond, 5 * time.Second
 	// lookFor: then it is left to probes and to its own connecting.
 	lookFor = 5 * time.Minute
+	// meetFor bounds how long a provider without connection is waited for that no call needs yet: as long as a look-up may take.
+	meetFor = walkTimeout
+	// meetMost bounds how many are dialled at once behind calls.
+	meetMost = 32
 	// lookedAfterMost bounds the peers that are looked after at once.
 	lookedAfterMost = 256
 )
@@ -33,6 +37,7 @@ type pings struct {
 	mu    sync.Mutex
 	under map[peer.ID]*ping    // one for each peer, however many calls wait for it
 	after map[peer.ID]struct{} // peers that missed one and are looked after
+	met   map[peer.ID]struct{} // peers that are dialled behind calls
 }
 
 // ping is one under way; alive is set when done is closed.
@@ -106,6 +111,28 @@ func (d *Dispatcher) pingOnce(ctx context.Context, p peer.ID, patience time.Dura
 		return true
 	default:
 		return false
+	}
+}
+
+// meet dials a provider behind the calls, so that a later one can ask it. Where many are dialled already it is left to a later call.
+func (d *Dispatcher) meet(p peer.ID) {
+	d.pings.mu.Lock()
+	defer d.pings.mu.Unlock()
+	if _, already := d.pings.met[p]; already || len(d.pings.met) >= meetMost {
+		return
+	}
+	if d.pings.met == nil {
+		d.pings.met = make(map[peer.ID]struct{})
+	}
+	if d.goBehind(func(ctx context.Context) {
+		if !d.pingOnce(ctx, p, meetFor) && ctx.Err() == nil {
+			d.table.Unreached(p, time.Now())
+		}
+		d.pings.mu.Lock()
+		delete(d.pings.met, p)
+		d.pings.mu.Unlock()
+	}) {
+		d.pings.met[p] = struct{}{}
 	}
 }
 

@@ -67,6 +67,7 @@ func TestMetrics_CountWhatHappens(t *testing.T) {
 
 		w.provide(6, identity, "a", "b", "c")
 		w.provide(6, lies(1), "liar")
+		w.connect("a", "b", "c", "liar")
 		for range 20 {
 			require.NoError(t, one(t, d, 6).Err)
 			synctest.Wait()

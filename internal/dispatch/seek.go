@@ -13,6 +13,7 @@ import (
 type hunt struct {
 	looked    bool          // the Finder was asked
 	desperate bool          // nothing else is left: hosts that fail may be asked before their time
+	renewed   bool          // once nobody new is left, those who failed may be asked again
 	walks     int           // complete walks since nobody was left
 	since     time.Time     // when nobody was left; zero: that was not so yet
 	err       error         // of the last look-up
@@ -221,7 +222,7 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 	case t.hunt.absence >= huntFor && t.hands > 1:
 		// Hosts that were asked are silent: until one of them answers, others may come back.
 		c.pause(lastPause)
-		c.forgive(i)
+		t.hunt.renewed = true
 		return true, nil
 	case t.hunt.absence >= huntFor, t.hunt.walks > 0 && c.settled(t):
 		return false, c.reason(t)
@@ -241,7 +242,7 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 	})
 	t.hunt.walks++
 	t.hunt.err = err
-	c.forgive(i)
+	t.hunt.renewed = true
 	return true, nil
 }
 

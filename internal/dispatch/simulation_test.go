@@ -113,6 +113,7 @@ func TestSimulation_LiarAmongFive(t *testing.T) {
 				wrong++
 				return lies(1)(ctx, x, pairs)
 			}, "liar")
+			w.connect("a", "b", "c", "d", "liar")
 			for range 20_000 {
 				one(t, d, 42)
 				synctest.Wait()

@@ -238,7 +238,7 @@ func (c *call) hedge(ex *exchange, now time.Time) {
 		if t.full {
 			continue
 		}
-		pick, ok := c.pick(t, now, start)
+		pick, ok := c.pick(i, now, start)
 		if !ok {
 			continue
 		}

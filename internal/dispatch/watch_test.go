@@ -43,6 +43,7 @@ func TestHedge_SecondHostIsAskedWhenTheFirstIsSlowerThanUsual(t *testing.T) {
 			cancelled = time.Now()
 			return nil, endOf(ctx)
 		}, "slow")
+		w.connect("fast", "slow")
 		w.do(func() { w.asked = nil })
 		var took time.Duration
 		for range 40 { // until "slow" is drawn first

@@ -88,6 +88,13 @@ func (w *world) provide(id expert.ID, b behaviour, peers ...peer.ID) {
 	}
 }
 
+// connect has this node be connected to peers.
+func (w *world) connect(peers ...peer.ID) {
+	for _, p := range peers {
+		w.table.Connected(p, time.Now())
+	}
+}
+
 // announce puts peers into the DHT alone.
 func (w *world) announce(id expert.ID, b behaviour, peers ...peer.ID) {
 	w.mu.Lock()

@@ -104,6 +104,23 @@ func (t *Table) PingMissed(p peer.ID, now time.Time) {
 	h.breaker.failedAt = at
 }
 
+// Unreached notes that a peer without connection could not be reached behind the calls.
+func (t *Table) Unreached(p peer.ID, now time.Time) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h := t.hosts[p]; h != nil && !h.connected {
+		h.unreached(at)
+	}
+}
+
+// unreached notes that a dial failed.
+func (h *host) unreached(now tick) {
+	h.health.add(false, now)
+	h.gone(now)
+	h.undialed = now
+}
+
 // RTT returns the smoothed round trip to a peer; false while it is not known.
 func (t *Table) RTT(p peer.ID) (time.Duration, bool) {
 	t.mu.Lock()

@@ -38,6 +38,9 @@ type Pick struct {
 	Stale  bool          // the expert was not looked up lately: others may host it by now
 	Ping   peer.ID       // a provider to be pinged, by Ponged or PingMissed: it is in doubt, or its line not well known; empty: none
 
+	// Meet are providers without connection, to be reached behind the call, by Connected or Unreached; the empty ones are none.
+	Meet [meetAtOnce]peer.ID
+
 	entry      *entry
 	host       *host
 	stats      *stats
@@ -101,6 +104,11 @@ const (
 	cutsToDoubt = 2
 	// doubtRest is how soon a host in doubt is to be pinged again: the time that a ping is given.
 	doubtRest = 50 * time.Millisecond
+	// meetAtOnce: a record outlives its host by up to half an hour, so where hosts come and go many of those known are gone. Who would be
+	// the next to be asked is dialled while the first is.
+	meetAtOnce = 2
+	// meetAgain is how soon a peer is dialled again behind calls.
+	meetAgain = time.Second
 	// lastResortRest: when nobody else is left, a peer without connection is dialled again and one that fails is probed, but not on
 	// every call.
 	lastResortRest = 250 * time.Millisecond
@@ -153,8 +161,9 @@ func (p *provider) expired(now tick) bool {
 }
 
 // Pick chooses who is to compute the rows: of two providers drawn at random, the one with the smaller expected wait. The first is drawn
-// the more often the quicker it is when it is idle, or two slow ones would be drawn as often as two quick ones. Exactly one
-// Report must follow. The error is a *NoneError.
+// the more often the quicker it is when it is idle, or two slow ones would be drawn as often as two quick ones. Those without connection
+// are drawn only where there is none with one; they are to be met behind the call. Exactly one Report must follow. The error is
+// a *NoneError.
 func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 	at := t.tick(now)
 	t.mu.Lock()
@@ -170,8 +179,10 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 	}
 	t.dropExpired(e, at)
 
-	var buffer [32]*provider
-	good, held := buffer[:0:16], buffer[16:16] // those who can be picked; those held back by their slow start, or in doubt
+	// Those who can be picked, the first list that is not empty is drawn from: the connected, those held back by their slow
+	// start, the strangers, who have to be dialled, the doubted.
+	var buffer [64]*provider
+	good, back, strangers, doubted := buffer[:0:16], buffer[16:16:32], buffer[32:32:48], buffer[48:48]
 	none := NoneError{Expert: q.Expert, Known: len(e.providers)}
 	var ping peer.ID
 	for i := range e.providers {
@@ -180,12 +191,14 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 		case pickable:
 			switch {
 			case p.host.doubted():
-				held = append(held, p)
+				doubted = append(doubted, p)
 				if at-p.host.pingAt >= tick(doubtRest) {
 					ping = p.host.id
 				}
+			case p.host.stranger():
+				strangers = append(strangers, p)
 			case p.host.heldBack(at, dice):
-				held = append(held, p)
+				back = append(back, p)
 			default:
 				good = append(good, p)
 			}
@@ -205,8 +218,10 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 		case expired: // dropped above
 		}
 	}
-	if len(good) == 0 {
-		good = held
+	for _, next := range [][]*provider{back, strangers, doubted} {
+		if len(good) == 0 {
+			good = next
+		}
 	}
 	for i := 0; i < len(e.providers) && len(good) == 0; i++ {
 		if p := &e.providers[i]; p.lastResort(&q, digest, at) {
@@ -226,7 +241,20 @@ func (t *Table) Pick(q Query, now time.Time, dice Dice) (Pick, error) {
 		t.hosts[ping].pingAt = at
 		k.Ping = ping
 	}
+	k.meet(strangers, at)
 	return k, nil
+}
+
+// meet names strangers that are to be reached behind the call.
+func (k *Pick) meet(strangers []*provider, now tick) {
+	n := 0
+	for _, p := range strangers {
+		if h := p.host; n < meetAtOnce && h != k.host && (h.pingAt == 0 || now-h.pingAt >= tick(meetAgain)) {
+			h.pingAt = now
+			k.Meet[n] = h.id
+			n++
+		}
+	}
 }
 
 // heldBack tells whether a peer that came back lately sits this draw out.
@@ -303,6 +331,9 @@ func draw(good []*provider, rows int, now tick, dice Dice) int {
 	i, _ := slices.BinarySearch(upTo, face)
 	return min(i, len(good)-1)
 }
+
+// stranger tells whether the host has to be dialled, as far as anybody knows.
+func (h *host) stranger() bool { return !h.connected && h.verdict != Alive }
 
 // doubted tells whether the host may be gone: it left several calls in a row without an answer.
 func (h *host) doubted() bool { return h.connected && h.cuts >= cutsToDoubt }

@@ -103,10 +103,8 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 		h.fail(k.at, at, k.probePeer)
 		k.probePeer = false
 	case Unreachable:
-		h.health.add(false, at)
 		h.breaker.probing = h.breaker.probing && !k.probePeer
-		h.gone(at)
-		h.undialed = at
+		h.unreached(at)
 		k.probePeer = false
 	case Garbled:
 		h.shutOut(shutFirst, shutMost, at)

@@ -20,9 +20,9 @@ import (
 //	provide EXPERT PEER... [source=dht|static|cache]
 //	forget EXPERT PEER
 //	fallbacks EXPERT EXPERT... [hidden=N]    sets them, and prints those that may be used
-//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale] [ping] [desperate]
+//	pick EXPERT [dice=(..)] [rows=N] [digest=x] [tried=(..)] [shared=(..)] [stale] [ping] [meet] [desperate]
 //	report PEER KIND [took=D] [retry-after=D] [queued=N] [service=D] [digest=x] [hidden=N]    the peer's oldest pick
-//	connect|disconnect|drain|pong|miss PEER [rtt=D]
+//	connect|disconnect|unreached|drain|pong|miss PEER [rtt=D]
 //	blame EXPERT PEER | convict PEER
 //	describe PEER EXPERT... [digest=x] [name=NAME] [hidden=N] [draining]
 //	found EXPERT PEER...                     what a look-up found
@@ -92,6 +92,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.table.Connected(peer.ID(names[0]), s.now)
 	case "disconnect":
 		s.table.Disconnected(peer.ID(names[0]), s.now)
+	case "unreached":
+		s.table.Unreached(peer.ID(names[0]), s.now)
 	case "drain":
 		s.table.Drained(peer.ID(names[0]), s.now)
 	case "pong":
@@ -159,6 +161,13 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 	}
 	if _, told := args["ping"]; told && pick.Ping != "" {
 		line += ", and " + string(pick.Ping) + " is to be pinged"
+	}
+	if _, told := args["meet"]; told {
+		for _, p := range pick.Meet {
+			if p != "" {
+				line += ", and " + string(p) + " is to be met"
+			}
+		}
 	}
 	if !pick.Digest.IsZero() {
 		line += " for digest " + letter(pick.Digest)

@@ -146,6 +146,11 @@ func (q *queueing) play(seed uint64) (took []time.Duration, got []int) {
 		todo.add(at, func(now time.Duration) {
 			began := now
 			pick, err := table.Pick(Query{Expert: 42, Rows: 1}, start.Add(now), dice)
+			for _, p := range pick.Meet {
+				if p != "" {
+					table.Connected(p, start.Add(now))
+				}
+			}
 			if err != nil {
 				panic(err)
 			}
