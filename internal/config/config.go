@@ -54,7 +54,7 @@ type Log struct {
 // Calls are the defaults of the calls that this node makes.
 type Calls struct {
 	Timeout    time.Duration `yaml:"timeout" doc:"One deadline for all of a call: look-up, attempts, fallbacks."`
-	MaxRetries int           `yaml:"max_retries" doc:"Attempts after the first, on other providers."`
+	MaxRetries int           `yaml:"max_retries" doc:"Attempts after the first, on other providers; not counted: those that cannot be dialled."`
 	Hedge      bool          `yaml:"hedge" doc:"Asks a second provider when the first is slower than that expert usually is."`
 	Codec      string        `yaml:"codec" doc:"Activations on the wire: f32 (bit-exact), bf16 or f16"`
 	Combine    string        `yaml:"combine" doc:"Where a layer's outputs are added up: caller (the same bits whoever hosts) or peer (fewer bytes)"`

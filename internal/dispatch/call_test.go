@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -645,4 +646,31 @@ func TestCall_ManyGoneHostsAreInNobodysWay(t *testing.T) {
 		}
 		requireNothingUnderWay(t, w)
 	})
+}
+
+// A caller that has just come knows of nobody who is there.
+func TestCall_HostsThatCannotBeDialledUseUpNoRetries(t *testing.T) {
+	for seed := range uint64(50) {
+		synctest.Test(t, func(t *testing.T) {
+			dice := rand.New(rand.NewPCG(seed, 0))
+			w, d := newWorld(t, DefaultConfig(), WithDice(&lockedDice{r: dice}))
+			providers := []peer.ID{"here"}
+			for i := range 12 {
+				providers = append(providers, peer.ID(fmt.Sprintf("gone-%02d", i)))
+			}
+			dice.Shuffle(len(providers), func(i, j int) { providers[i], providers[j] = providers[j], providers[i] })
+			for _, p := range providers {
+				w.announce(42, after(time.Millisecond, breaks(expert.ErrDialFailed)), p)
+				w.pings[p] = func(context.Context) error { return expert.ErrDialFailed }
+			}
+			w.peers["here"] = after(5*time.Millisecond, identity) // with the time to dial
+			w.pings["here"] = func(context.Context) error {
+				time.Sleep(5 * time.Millisecond)
+				w.connect("here")
+				return nil
+			}
+			require.NoError(t, one(t, d, 42).Err)
+			requireNothingUnderWay(t, w)
+		})
+	}
 }

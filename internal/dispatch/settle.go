@@ -199,6 +199,8 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 	asked.last = it.err
 	fallback := asked.id != t.pair.Expert
 	switch {
+	case errors.Is(it.err, expert.ErrDialFailed):
+		asked.begun-- // it was asked nothing: a record outlives its host, and many may be gone
 	case errors.Is(it.err, expert.ErrInvalidArgument) && !fallback:
 		// The request is wrong, so nobody will do it. This node is believed at once, a peer when another says the same.
 		if ex.peer == "" || t.refused != nil {
