@@ -8,6 +8,8 @@
 //	nat.go       relays, hole punching, UPnP, AutoNAT
 //	dial.go      the order of dials: TCP first
 //	transports.go TCP and QUIC: a dead peer is known by its refusal of TCP
+//	secure.go    TLS, with one system call for each write of the muxer
+//	quiet_*.go   sockets that do not wake the runtime's watchman; watchman.go wakes it where it is needed
 //	limits.go    connection manager and resource manager, every field set
 //	identity.go  the node's key: made, read, imported
 //	datadir.go   the data directory and its lock (lock_*.go)

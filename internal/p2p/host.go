@@ -179,7 +179,7 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 		libp2p.ResourceManager(resources),
 		libp2p.Transport(newTCP(refused, tcpOptions...)),
 		libp2p.Transport(newQUIC(refused)),
-		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(libp2ptls.ID, newSecureTransport),
 		libp2p.AddrsFactory(h.advertise),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.WithDialTimeout(dialTimeout),
