@@ -10,8 +10,8 @@ import (
 )
 
 // watchAfter is how long a request is computed at least before its stream is watched; at most it is twice that. Most answers are
-// there before; for the others a watch costs a few microseconds of more than a millisecond.
-const watchAfter = time.Millisecond
+// there before, and a tick wakes a thread, which hosts that share CPUs feel; for the others a watch costs a few microseconds of milliseconds.
+const watchAfter = 5 * time.Millisecond
 
 // watch notices that the peer resets or closes a stream while its request is computed, and cancels the work. A reset is seen only
 // by who reads, so it reads: until the reply has gone out the peer has nothing to say, and whatever comes is an error.
