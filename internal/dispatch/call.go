@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -222,10 +223,21 @@ func (c *call) advance(todo []int) {
 			c.others.Go(func() { c.advance(c.seekAll(stuck)) })
 		}
 		for _, ex := range start[1:] {
-			c.others.Go(func() { c.advance(c.run(ex)) })
+			c.others.Go(func() {
+				deepen()
+				c.advance(c.run(ex))
+			})
 		}
 		todo = c.run(start[0])
 	}
+}
+
+// deepen makes room on a new goroutine's stack for what an exchange takes: else it grows in steps, deep down, and each copies all frames.
+//
+//go:noinline
+func deepen() {
+	var room [6 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // plan chooses who is asked for each of the tasks, and begins the exchanges; stuck are those that nobody can be asked for.
