@@ -39,11 +39,62 @@ func (h *Host) work(l *lane) {
 	for l != nil {
 		// Whoever can run now may join the batch. This costs nothing when nobody can.
 		runtime.Gosched()
+		h.gatherCallers(l)
 		if b, ctx := h.form(l); b != nil {
 			h.pass(ctx, b)
 		}
 		l = h.end(l)
 	}
+}
+
+// gathering is a lane's wait for callers.
+type gathering struct {
+	lane *lane
+	over chan struct{} // closed when there is nothing to wait for any more
+}
+
+// gatherCallers waits until the callers that a lane expects back are there, as long as its patience lasts. It does not where
+// other lanes have work, whose passes leave no CPU idle meanwhile.
+func (h *Host) gatherCallers(l *lane) {
+	var g *gathering
+	var patience time.Duration
+	h.mu.Lock()
+	if h.gathering == nil && h.line.first == nil && h.busy.running == 0 && h.last == l {
+		if patience = l.patience(h.now()); patience > 0 {
+			g = &gathering{lane: l, over: make(chan struct{})}
+			h.gathering = g
+		}
+	}
+	h.mu.Unlock()
+	if g == nil {
+		return
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-g.over:
+		return
+	case <-timer.C:
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gathering == g {
+		h.gathering = nil
+		l.waited()
+	}
+}
+
+// endGathering ends the wait of the lane that waits for callers, if there is nothing to wait for any more. Called with mu held.
+func (h *Host) endGathering(now moment) {
+	g := h.gathering
+	if g == nil || h.line.first == nil && g.lane.patience(now) > 0 {
+		return
+	}
+	if h.line.first == nil {
+		g.lane.waited()
+	}
+	h.gathering = nil
+	close(g.over)
 }
 
 // form makes a batch of what waits in a lane; nil when nothing does. The batch holds a reference to its expert: its members
@@ -237,6 +288,8 @@ func (h *Host) end(l *lane) *lane {
 		h.done += uint64(rows)
 		l.hosted.done += uint64(rows)
 		h.metrics.passed(rows, took)
+		l.passed(now, rows)
+		h.last = l
 	}
 	l.passRows, l.running = 0, false
 	if l.first != nil {

@@ -38,12 +38,14 @@ type Host struct {
 	bytes  int64 // of these rows, as input and output
 
 	// Invariant, outside the critical sections: a slot is free only if no lane waits.
-	slots int // free ones
-	width int // all slots
-	line  line
-	busy  busyClock
-	done  uint64 // rows computed, by experts that have gone too
-	speed rate   // of all experts together, in time of the busy clock
+	slots     int // free ones
+	width     int // all slots
+	line      line
+	gathering *gathering // the lane that waits for callers; nil when none does
+	last      *lane      // whose pass ended last
+	busy      busyClock
+	done      uint64 // rows computed, by experts that have gone too
+	speed     rate   // of all experts together, in time of the busy clock
 }
 
 // hosted is one expert under its ID. What Begin sets never changes; impl and spec are set once, before it is ready. The rest

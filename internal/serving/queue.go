@@ -46,6 +46,12 @@ type lane struct {
 	passRows int
 	began    moment
 	work     time.Duration // what the busy clock showed then
+
+	// Of the passes before: see patience.
+	ended moment // the last one
+	crowd int    // rows that callers had here at once, in a pass and behind it; it fades
+	vain  int    // how many passes go without waiting after one that waited in vain: doubled each time
+	rest  int    // how many of these are left
 }
 
 // push appends a job.
@@ -98,6 +104,43 @@ func (l *lane) take(now moment, maxRows int, join, drop func(*job)) {
 		join(j)
 		j = next
 	}
+}
+
+// maxVain: where callers don't come back in time, one pass in so many finds out whether they do by now.
+const maxVain = 63
+
+// passed notes that a pass of so many rows has ended.
+func (l *lane) passed(now moment, rows int) {
+	l.ended, l.rest = now, max(l.rest-1, 0)
+	l.crowd = max(rows+l.rows, l.crowd*3/4)
+}
+
+// full tells whether all who are expected are there, as far as their company costs nothing.
+func (l *lane) full() bool { return l.rows >= min(l.crowd, freeRows) }
+
+// patience returns how much longer the next pass should wait for the callers of the last one. Whoever calls in a loop is back soon after the answer;
+// without the wait the first of them would have a pass for itself, and all others would wait for its end. Nobody is waited for who is not back
+// within the time of a pass, nor where a deadline would be at risk.
+func (l *lane) patience(now moment) time.Duration {
+	pass := time.Duration(l.cost.pass)
+	if l.full() || l.rest > 0 || pass < quickPass {
+		return 0
+	}
+	until := l.ended + moment(pass)
+	for j := l.first; j != nil; j = j.next {
+		until = min(until, j.ticket.deadline-moment(withMargin(pass)))
+	}
+	return time.Duration(until - now)
+}
+
+// waited notes how a wait has ended.
+func (l *lane) waited() {
+	if l.full() {
+		l.vain = 0
+		return
+	}
+	l.vain = min(2*l.vain+1, maxVain)
+	l.rest = l.vain
 }
 
 // wait estimates how long it takes until a job of so many rows is answered if it joins the lane now. sharing is by how many

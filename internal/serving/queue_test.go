@@ -193,3 +193,70 @@ func TestRate_IsTypicallyWhatItWasBeforeAnOutlier(t *testing.T) {
 	}
 	require.Equal(t, time.Microsecond, r.typically(1))
 }
+
+// busyLane returns a lane whose passes take 10 ms, the last of which has ended just now with so many rows while others waited.
+func busyLane(rows int, waiting ...[2]int) *lane {
+	l := &lane{}
+	l.cost.add(10*time.Millisecond, rows)
+	standing(l, waiting...)
+	l.passed(now, rows)
+	return l
+}
+
+func TestPatience_LastsAPassUntilAllAreThere(t *testing.T) {
+	l := busyLane(6, [2]int{1, 0}, [2]int{1, 0})
+	require.Equal(t, 10*time.Millisecond, l.patience(now))
+	require.Equal(t, 3*time.Millisecond, l.patience(now+ms(7)))
+	require.LessOrEqual(t, l.patience(now+ms(10)), time.Duration(0), "who is not back by now does not come back soon")
+	standing(l, [2]int{5, 0})
+	require.Positive(t, l.patience(now))
+	standing(l, [2]int{1, 0})
+	require.Zero(t, l.patience(now), "all 8 are there")
+}
+
+func TestPatience_NoneForALoneCallerNorForManyRows(t *testing.T) {
+	l := busyLane(1)
+	standing(l, [2]int{1, 0})
+	require.Zero(t, l.patience(now), "nobody else was there")
+	l = busyLane(64)
+	standing(l, [2]int{freeRows, 0})
+	require.Zero(t, l.patience(now), "more rows would not come for nothing")
+}
+
+func TestPatience_PutsNoDeadlineAtRisk(t *testing.T) {
+	l := busyLane(8)
+	standing(l, [2]int{1, 0}, [2]int{1, 20})
+	require.Equal(t, 5*time.Millisecond, l.patience(now), "20 ms less a pass and its margin")
+	standing(l, [2]int{1, 12})
+	require.LessOrEqual(t, l.patience(now), time.Duration(0))
+}
+
+func TestPatience_GetsRarerWhereNobodyComes(t *testing.T) {
+	l := busyLane(8, [2]int{1, 0})
+	waits := 0
+	for range 1000 {
+		l.passed(now, 8)
+		if l.patience(now) > 0 {
+			waits++
+			l.waited()
+		}
+	}
+	require.InDelta(t, 6+1000/(maxVain+1), waits, 2)
+	for l.patience(now) <= 0 {
+		l.passed(now, 8)
+	}
+	standing(l, [2]int{8, 0})
+	l.waited()
+	l.remove(l.last)
+	l.passed(now, 8)
+	require.Positive(t, l.patience(now), "they came back once, so they are waited for again")
+}
+
+func TestCrowd_FadesWhenCallersLeave(t *testing.T) {
+	l := busyLane(16)
+	passes := 0
+	for ; l.crowd > 1; passes++ {
+		l.passed(now, 1)
+	}
+	require.Less(t, passes, 10)
+}

@@ -36,6 +36,7 @@ func (t *Ticket) Run(ctx context.Context, x *tensor.Dense) []expert.Result {
 	h.mu.Lock()
 	quick := h.submit(t, now) //nolint:contextcheck // see there
 	others := t.pending > 0
+	h.endGathering(now)
 	h.mu.Unlock()
 	if quick != nil {
 		t.compute(ctx, quick)
