@@ -69,6 +69,7 @@
 //	memory_*.go    where packed weights lie
 //	ffn.go         PackedFFN, Forward: a call as phases of tasks
 //	pool.go        Pool: workers, and how calls share them
+//	spread_*.go    the threads of a call keep apart
 //	path.go        the functions that each path provides
 //	machine*.go    which paths this machine has
 //	avx*.go, .s    the paths with vectors, written by internal/gen (go generate); selftest_amd64.bin what VDPBF16PS is tried with

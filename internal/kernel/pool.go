@@ -18,6 +18,8 @@ type Pool struct {
 	active    atomic.Int32
 	opened    atomic.Int64 // counts calls that workers could help
 	lingering atomic.Int32 // workers that watch opened
+	ended     atomic.Int64 // when a call ended last, in Unix nanoseconds
+	lone      atomic.Int32 // calls in a row that no other was beside when they began
 
 	mu     sync.Mutex
 	wake   sync.Cond // of workers, on mu: there may be a call to help
@@ -108,6 +110,9 @@ type schedule struct {
 	lanes [phases][]lane
 	ended [phases]atomic.Int64 // tasks done
 
+	seats   seats // of those who take part
+	parting bool  // they are to be on different CPUs
+
 	mu       sync.Mutex
 	changed  sync.Cond // on mu: a phase ended
 	sleepers atomic.Int32
@@ -134,6 +139,7 @@ func (s *schedule) reset(tasks [phases]int) {
 		s.ended[phase].Store(0)
 	}
 	s.helpers, s.joined, s.free = 0, 0, s.free[:0]
+	s.seats.reset()
 }
 
 // laneTasks returns the first task of a lane and the one after its last.
@@ -164,10 +170,20 @@ func (s *schedule) left(phase int) bool {
 	return false
 }
 
+// alone tells whether it is always one call at a time, of which the latest begins with so many goroutines active.
+func (p *Pool) alone(active int32) bool {
+	if active > 1 {
+		p.lone.Store(0)
+		return false
+	}
+	return p.lone.Add(1) >= aloneLeast
+}
+
 // run computes c in this goroutine, with the help of workers that are idle.
 func (p *Pool) run(c *call) {
 	active := p.active.Add(1)
 	shared := !c.alone && p.threads > 1
+	c.parting = p.alone(active) && c.rows >= partLeast && c.rows <= partMost && time.Now().UnixNano()-p.ended.Load() > int64(rest)
 	if shared {
 		p.mu.Lock()
 		p.open = append(p.open, c)
@@ -181,6 +197,9 @@ func (p *Pool) run(c *call) {
 			// The scheduler lets others steal the goroutine that was readied last only after a sleep (50 us on Linux). Stepping aside, it runs
 			// here at once, and this goroutine is what the woken thread finds.
 			runtime.Gosched()
+			if c.parting {
+				c.seats.sit(false)
+			}
 		}
 	}
 	for phase := range phases {
@@ -203,6 +222,7 @@ func (p *Pool) run(c *call) {
 
 // leave counts one active goroutine less, and wakes a worker if another call could use it.
 func (p *Pool) leave() {
+	p.ended.Store(time.Now().UnixNano())
 	if int(p.active.Add(-1)) < p.threads {
 		p.mu.Lock()
 		waiting := len(p.open) > 0
@@ -239,6 +259,13 @@ const (
 	patience = 20 * time.Microsecond
 	// looks is how many of them go between two at the clock, which takes as long as a few. A pause is 10 ns on one CPU, 50 on another.
 	looks = 64
+	// rest is how long no call is there before threads are asleep, CPUs idle: then the threads of the next one part.
+	rest = 10 * patience
+	// partLeast, partMost are the rows of a call whose threads part: fewer wait for memory, which one thread nearly fills, and who calls so may call several
+	// hosts of one machine, which would be in each other's way; a call of more takes so long that the scheduler sees to it.
+	partLeast, partMost = 4, 16
+	// aloneLeast calls in a row are alone where threads part: others that come meanwhile would find them where they did not choose to be.
+	aloneLeast = 8
 )
 
 // vigil is a wait that goes on as long as patience lasts.
@@ -317,6 +344,9 @@ func (p *Pool) work() {
 		participant := c.join()
 		p.active.Add(1)
 		p.mu.Unlock()
+		if c.parting {
+			c.seats.sit(true)
+		}
 		for phase := range phases {
 			if !c.participate(phase, participant, tooMany) {
 				break
