@@ -163,10 +163,14 @@ func (s *script) pick(t *testing.T, names []string, args map[string][]string) st
 		line += ", and " + string(pick.Ping) + " is to be pinged"
 	}
 	if _, told := args["meet"]; told {
+		var met []string
 		for _, p := range pick.Meet {
 			if p != "" {
-				line += ", and " + string(p) + " is to be met"
+				met = append(met, string(p))
 			}
+		}
+		if len(met) > 0 {
+			line += ", and to be met: " + strings.Join(met, ", ")
 		}
 	}
 	if !pick.Digest.IsZero() {
