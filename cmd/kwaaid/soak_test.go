@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -19,13 +23,29 @@ import (
 // footprint is what a node takes when it is idle.
 type footprint struct{ goroutines, streams, files, heap float64 }
 
-// look reads the figures as they are now; the heap is what was alive at the last garbage collection, which grows to twice that.
+// look reads the figures as they are now. The heap is what is alive: two garbage collections empty the pools too.
 func look(t testing.TB, h *demo.Host) footprint {
 	t.Helper()
 	page := scrape(t, h.API)
-	return footprint{
-		total(page, "go_goroutines"), total(page, "kwaai_rpc_streams"), total(page, "process_open_fds"), total(page, "go_memstats_next_gc_bytes") / 2,
-	}
+	alive(t, h)
+	return footprint{total(page, "go_goroutines"), total(page, "kwaai_rpc_streams"), total(page, "process_open_fds"), alive(t, h)}
+}
+
+var heapAlloc = regexp.MustCompile(`(?m)^# HeapAlloc = (\d+)$`)
+
+// alive has a node collect its garbage, and returns the bytes that are left.
+func alive(t testing.TB, h *demo.Host) float64 {
+	t.Helper()
+	resp, err := http.Get("http://" + h.API + "/debug/pprof/heap?gc=1&debug=1")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	found := heapAlloc.FindSubmatch(page)
+	require.Len(t, found, 2, "%s", page)
+	bytes, err := strconv.ParseFloat(string(found[1]), 64)
+	require.NoError(t, err)
+	return bytes
 }
 
 // settled leaves a node alone until its figures fall no more, and returns the lowest. Streams that nobody uses are closed after up to two
@@ -62,7 +82,7 @@ func (f footprint) String() string {
 }
 
 const (
-	// heapNoise is by how much the lowest heap of two quiet spells of one node may differ. Seen: -80 to +70 KiB.
+	// heapNoise is by how much the lowest heap of two quiet spells of one node may differ.
 	heapNoise = 256 << 10
 	// remembered is for how long something of a departed peer may take memory: its addresses for 15 minutes, its records for 30, and then
 	// until they are looked through.
@@ -80,6 +100,7 @@ func TestSoak(t *testing.T) {
 	require.NoError(t, err)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
+	t.Setenv("KWAAI_PPROF", "true") // of the nodes, for alive
 	dice := rand.New(rand.NewPCG(seed, 0))
 
 	// Two hosts stay; three come and go.
