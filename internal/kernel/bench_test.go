@@ -90,7 +90,11 @@ func benchForward(b *testing.B, pool *Pool, all []*PackedFFN, rows int, n Numeri
 		before := s.limits
 		s.limits.ReadGBs, s.limits.FMAGFLOPS = max(s.limits.ReadGBs, limits.ReadGBs), max(s.limits.FMAGFLOPS, limits.FMAGFLOPS)
 		s.limits.BF16GFLOPS = max(s.limits.BF16GFLOPS, limits.BF16GFLOPS)
-		s.fraction = s.limits.Of(s.took, flops, float64(bytes), pool.Native(n))
+		work := Work{FMA: flops, Bytes: float64(bytes)}
+		if pool.Native(n) {
+			work.FMA, work.BF16 = 0, flops
+		}
+		s.fraction = s.limits.Of(s.took, work)
 		spans, times, limits, begun = append(spans, s), times[:0], before, time.Now()
 	}
 	i := 0

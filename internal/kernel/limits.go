@@ -118,14 +118,16 @@ func together(threads int, f func(thread int) float64) float64 {
 	return sum / float64(took.Nanoseconds())
 }
 
-// Of returns which fraction of the limit that binds a pass took: of reading the weights once, or of arithmetic, whichever takes longer.
-// native tells that VDPBF16PS did the products.
-func (l Limits) Of(took time.Duration, flops, bytes float64, native bool) float64 {
-	peak := l.FMAGFLOPS
-	if native {
-		peak = l.BF16GFLOPS
+// Work is what passes do: floating-point operations by float32 FMA, others by VDPBF16PS, and bytes of weights read.
+type Work struct{ FMA, BF16, Bytes float64 }
+
+// Of returns which fraction of the limit that binds passes took: of reading the weights once, or of arithmetic, whichever takes longer.
+func (l Limits) Of(took time.Duration, w Work) float64 {
+	arithmetic := w.FMA / l.FMAGFLOPS
+	if w.BF16 > 0 {
+		arithmetic += w.BF16 / l.BF16GFLOPS
 	}
-	return max(flops/peak, bytes/l.ReadGBs) / float64(took.Nanoseconds())
+	return max(arithmetic, w.Bytes/l.ReadGBs) / float64(took.Nanoseconds())
 }
 
 // portableLimits are the loops in Go: they bound the portable path.

@@ -32,7 +32,10 @@ func TestMeasureLimits_StopsWithItsContext(t *testing.T) {
 
 func TestLimits_TheSlowerOfReadingAndArithmeticBinds(t *testing.T) {
 	l := Limits{ReadGBs: 10, FMAGFLOPS: 100, BF16GFLOPS: 200}
-	require.InDelta(t, 0.5, l.Of(2*time.Second, 1e9, 10e9, false), 1e-9)
-	require.InDelta(t, 0.25, l.Of(4*time.Second, 100e9, 1e9, false), 1e-9)
-	require.InDelta(t, 0.125, l.Of(4*time.Second, 100e9, 1e9, true), 1e-9)
+	require.InDelta(t, 0.5, l.Of(2*time.Second, Work{FMA: 1e9, Bytes: 10e9}), 1e-9)
+	require.InDelta(t, 0.25, l.Of(4*time.Second, Work{FMA: 100e9, Bytes: 1e9}), 1e-9)
+	require.InDelta(t, 0.125, l.Of(4*time.Second, Work{BF16: 100e9, Bytes: 1e9}), 1e-9)
+	require.InDelta(t, 0.375, l.Of(4*time.Second, Work{FMA: 100e9, BF16: 100e9, Bytes: 1e9}), 1e-9, "one after the other")
+	l.BF16GFLOPS = 0
+	require.InDelta(t, 0.25, l.Of(4*time.Second, Work{FMA: 100e9}), 1e-9, "a machine without VDPBF16PS")
 }

@@ -28,11 +28,11 @@ const (
 
 // target is one of the experts or layers that a bench calls.
 type target struct {
-	id           expert.ID
-	layer        *routed         // nil: it is an expert
-	call         moe.Call        // of the layer, without its rows
-	batches      []*tensor.Dense // of rows, one of them drawn per call; shared by all callers, who only read them
-	flops, bytes float64         // with Local, of one call: operations, and weights read
+	id      expert.ID
+	layer   *routed         // nil: it is an expert
+	call    moe.Call        // of the layer, without its rows
+	batches []*tensor.Dense // of rows, one of them drawn per call; shared by all callers, who only read them
+	work    kernel.Work     // with Local, of one call
 }
 
 // bench is a running one.
@@ -157,10 +157,9 @@ func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
 			}
 		}
 	}
-	t.flops /= float64(len(t.batches))
-	t.bytes /= float64(len(t.batches))
+	t.work = times(t.work, 1/float64(len(t.batches)))
 	if s := t.layer.Shared; s != nil {
-		t.add(s.Spec(), b.req.Rows)
+		b.add(&t, s.Spec(), b.req.Rows)
 	}
 	return t, nil
 }
@@ -171,14 +170,24 @@ func (b *bench) count(t *target, id expert.ID, rows int) error {
 	if !ok {
 		return fmt.Errorf("%w: %s is not hosted here", expert.ErrNotFound, id)
 	}
-	t.add(hosted.Spec, rows)
+	b.add(t, hosted.Spec, rows)
 	return nil
 }
 
-func (t *target) add(s expert.Spec, rows int) {
+func (b *bench) add(t *target, s expert.Spec, rows int) {
 	matrices := map[string]float64{expert.KindMLP: 2, expert.KindGLU: 3}[s.Kind]
-	t.flops += 2 * matrices * float64(s.Hidden) * float64(s.Inner) * float64(rows)
-	t.bytes += float64(s.Bytes)
+	flops := 2 * matrices * float64(s.Hidden) * float64(s.Inner) * float64(rows)
+	if s.Numerics == kernel.Dot.Version() && b.core.engine.Pool.Native(kernel.Dot) {
+		t.work.BF16 += flops
+	} else {
+		t.work.FMA += flops
+	}
+	t.work.Bytes += float64(s.Bytes)
+}
+
+// times returns so many times the work.
+func times(w kernel.Work, n float64) kernel.Work {
+	return kernel.Work{FMA: n * w.FMA, BF16: n * w.BF16, Bytes: n * w.Bytes}
 }
 
 // call makes one caller's calls and returns how long each took.
@@ -288,14 +297,12 @@ func (b *bench) compareWithLimits(ctx context.Context, res *api.BenchResult, tot
 	if err != nil {
 		return err
 	}
-	var flops, bytes float64 // of one call, on average over the targets
+	var work kernel.Work // of all calls, had each target got as many
 	for _, t := range b.targets {
-		flops += t.flops / float64(len(b.targets))
-		bytes += t.bytes / float64(len(b.targets))
+		work.FMA, work.BF16, work.Bytes = work.FMA+t.work.FMA, work.BF16+t.work.BF16, work.Bytes+t.work.Bytes
 	}
-	calls := float64(res.Calls-res.Errors) / total.Seconds()
-	gflops, gbs := flops*calls/1e9, bytes*calls/1e9
-	of := max(gflops/limits.FMAGFLOPS, gbs/limits.ReadGBs)
+	work = times(work, float64(res.Calls-res.Errors)/float64(len(b.targets)))
+	gflops, gbs, of := (work.FMA+work.BF16)/total.Seconds()/1e9, work.Bytes/total.Seconds()/1e9, limits.Of(total, work)
 	res.GFLOPS, res.GBS, res.OfLimit = &gflops, &gbs, &of
 	return nil
 }
