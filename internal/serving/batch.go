@@ -130,7 +130,7 @@ func (h *Host) form(l *lane) (*batch, context.Context) {
 		b.quick = l.cost.perRow() < time.Duration(l.hosted.spec.Hidden)*copyNanos
 		b.reading.Add(1)
 		l.hosted.refs++
-		h.begin(l, b.rows, now)
+		h.begin(l, len(b.jobs), b.rows, now)
 	}
 	h.mu.Unlock()
 	for _, t := range answered {
@@ -271,8 +271,8 @@ func (h *Host) deliver(b *batch, i int, r expert.Result) {
 }
 
 // begin notes that a lane's pass starts. Called with mu held.
-func (h *Host) begin(l *lane, rows int, now moment) {
-	l.passRows, l.began, l.work = rows, now, h.busy.change(now, 1)
+func (h *Host) begin(l *lane, jobs, rows int, now moment) {
+	l.passJobs, l.passRows, l.began, l.work = jobs, rows, now, h.busy.change(now, 1)
 }
 
 // end notes that a lane's pass is over, if there was one, and passes its slot on: to the lane that it returns, for which the
@@ -288,7 +288,7 @@ func (h *Host) end(l *lane) *lane {
 		h.done += uint64(rows)
 		l.hosted.done += uint64(rows)
 		h.metrics.passed(rows, took)
-		l.passed(now, rows)
+		l.passed(now, l.passJobs)
 		h.last = l
 	}
 	l.passRows, l.running = 0, false

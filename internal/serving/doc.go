@@ -23,7 +23,7 @@
 // Calls to one expert wait in its lane. A pass takes everything that waits there when it starts, so that weights are read once for many calls. At most
 // one pass per expert and one per slot (by default a slot per CPU) run at the same time; arithmetic spreads inside a pass over the process's worker pool.
 //
-// Callers that call in a loop are back soon after they were answered. So a pass waits for the callers that were there at once lately, where their
+// Callers that call in a loop are back soon after they were answered. So a pass waits for as many callers as were there at once lately, where their
 // rows cost it next to nothing (up to 16), until as much time has gone by since the last pass as a pass takes; where they did not come, the passes
 // after it do not wait, twice as many each time. A lone caller is not waited for: nobody else was there. Nor does a pass wait when other
 // lanes have passes, or when a deadline would be at risk.

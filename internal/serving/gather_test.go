@@ -52,6 +52,20 @@ func TestPasses_DoNotLetALoneCallerWait(t *testing.T) {
 	})
 }
 
+// A model reads a text at once, and then goes on a token at a time.
+func TestPasses_DoNotLetALoneCallerWaitAfterALargerCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, nil)
+		host(t, h, 1, &fakeExpert{before: slowly(10*time.Millisecond, 0)})
+		began := time.Now()
+		for range 10 {
+			require.NoError(t, h.Local(context.Background(), input(8, 0), pairs(1))[0].Err)
+			require.NoError(t, h.Local(context.Background(), input(1, 0), pairs(1))[0].Err)
+		}
+		require.Equal(t, 20*10*time.Millisecond, time.Since(began))
+	})
+}
+
 func TestPasses_DoNotWaitWhileAnotherLaneDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, nil, WithSlots(1))

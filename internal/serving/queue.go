@@ -36,20 +36,20 @@ type lane struct {
 	numerics string
 
 	first, last *job
-	rows        int  // that wait
+	jobs, rows  int  // that wait
 	running     bool // a pass is under way; at most one is
 	inLine      bool // waits for a slot
 	next        *lane
 	cost        rate // of its passes, in real time
 
 	// The pass under way.
-	passRows int
-	began    moment
-	work     time.Duration // what the busy clock showed then
+	passJobs, passRows int
+	began              moment
+	work               time.Duration // what the busy clock showed then
 
 	// Of the passes before: see patience.
 	ended moment // the last one
-	crowd int    // rows that callers had here at once, in a pass and behind it; it fades
+	crowd int    // jobs that were here at once, in a pass and behind it; it fades
 	vain  int    // how many passes go without waiting after one that waited in vain: doubled each time
 	rest  int    // how many of these are left
 }
@@ -63,6 +63,7 @@ func (l *lane) push(j *job) {
 		l.first = j
 	}
 	l.last = j
+	l.jobs++
 	l.rows += j.count
 }
 
@@ -79,6 +80,7 @@ func (l *lane) remove(j *job) {
 		l.last = j.prev
 	}
 	j.prev, j.next, j.waiting = nil, nil, false
+	l.jobs--
 	l.rows -= j.count
 }
 
@@ -109,14 +111,14 @@ func (l *lane) take(now moment, maxRows int, join, drop func(*job)) {
 // maxVain: where callers don't come back in time, one pass in so many finds out whether they do by now.
 const maxVain = 63
 
-// passed notes that a pass of so many rows has ended.
-func (l *lane) passed(now moment, rows int) {
+// passed notes that a pass of so many jobs has ended.
+func (l *lane) passed(now moment, jobs int) {
 	l.ended, l.rest = now, max(l.rest-1, 0)
-	l.crowd = max(rows+l.rows, l.crowd*3/4)
+	l.crowd = max(jobs+l.jobs, l.crowd*3/4)
 }
 
 // full tells whether all who are expected are there, as far as their company costs nothing.
-func (l *lane) full() bool { return l.rows >= min(l.crowd, freeRows) }
+func (l *lane) full() bool { return l.jobs >= l.crowd || l.rows >= freeRows }
 
 // patience returns how much longer the next pass should wait for the callers of the last one. Whoever calls in a loop is back soon after the answer;
 // without the wait the first of them would have a pass for itself, and all others would wait for its end. Nobody is waited for who is not back

@@ -194,12 +194,12 @@ func TestRate_IsTypicallyWhatItWasBeforeAnOutlier(t *testing.T) {
 	require.Equal(t, time.Microsecond, r.typically(1))
 }
 
-// busyLane returns a lane whose passes take 10 ms, the last of which has ended just now with so many rows while others waited.
-func busyLane(rows int, waiting ...[2]int) *lane {
+// busyLane returns a lane whose passes take 10 ms, the last of which has ended just now with so many jobs while others waited.
+func busyLane(jobs int, waiting ...[2]int) *lane {
 	l := &lane{}
-	l.cost.add(10*time.Millisecond, rows)
+	l.cost.add(10*time.Millisecond, jobs)
 	standing(l, waiting...)
-	l.passed(now, rows)
+	l.passed(now, jobs)
 	return l
 }
 
@@ -208,7 +208,7 @@ func TestPatience_LastsAPassUntilAllAreThere(t *testing.T) {
 	require.Equal(t, 10*time.Millisecond, l.patience(now))
 	require.Equal(t, 3*time.Millisecond, l.patience(now+ms(7)))
 	require.LessOrEqual(t, l.patience(now+ms(10)), time.Duration(0), "who is not back by now does not come back soon")
-	standing(l, [2]int{5, 0})
+	standing(l, [2]int{1, 0}, [2]int{1, 0}, [2]int{1, 0}, [2]int{1, 0}, [2]int{2, 0})
 	require.Positive(t, l.patience(now))
 	standing(l, [2]int{1, 0})
 	require.Zero(t, l.patience(now), "all 8 are there")
@@ -245,7 +245,7 @@ func TestPatience_GetsRarerWhereNobodyComes(t *testing.T) {
 	for l.patience(now) <= 0 {
 		l.passed(now, 8)
 	}
-	standing(l, [2]int{8, 0})
+	standing(l, [2]int{freeRows, 0})
 	l.waited()
 	l.remove(l.last)
 	l.passed(now, 8)

@@ -120,7 +120,7 @@ func (h *Host) submit(t *Ticket, now moment) (quick *job) {
 			quick = j
 			l.remove(j)
 			t.pending--
-			h.begin(l, j.count, now)
+			h.begin(l, 1, j.count, now)
 		} else {
 			go h.work(l)
 		}
