@@ -5,7 +5,6 @@
 //	bf16.go   bfloat16
 //	f16.go    IEEE 754 binary16
 //	f8.go     float8 E4M3 (OCP, finite only)
-//	mxfp4.go  MXFP4 (OCP): blocks of 32 E2M1 numbers that share a power of two
 //
 // All bytes are little-endian. Narrowing rounds to nearest, ties to even, subnormal numbers included. Every NaN becomes the
 // canonical quiet one of the format that it is converted to (positive, first bit of the fraction set, or all bits where the format has but one);

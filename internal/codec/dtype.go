@@ -57,7 +57,7 @@ func (d DType) Size(n int) int {
 	}
 }
 
-// Encode writes src in the format d to the first d.Size(len(src)) bytes of dst. MXFP4 has a function of its own.
+// Encode writes src in the format d to the first d.Size(len(src)) bytes of dst. Not for MXFP4: kernels read that themselves.
 func Encode(dst []byte, d DType, src []float32) {
 	switch d {
 	case F32:
@@ -73,7 +73,7 @@ func Encode(dst []byte, d DType, src []float32) {
 	}
 }
 
-// Decode fills dst with numbers of the format d from the first d.Size(len(dst)) bytes of src. MXFP4 has a function of its own.
+// Decode fills dst with numbers of the format d from the first d.Size(len(dst)) bytes of src. Not for MXFP4 either.
 func Decode(dst []float32, d DType, src []byte) {
 	switch d {
 	case F32:

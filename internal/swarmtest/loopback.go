@@ -50,16 +50,6 @@ func NewHost(tb testing.TB, cfg p2p.Config, opts ...p2p.Option) *p2p.Host {
 	return h
 }
 
-// Hosts makes n hosts on loopback, TCP only, that do not know each other.
-func Hosts(tb testing.TB, n int) []*p2p.Host {
-	tb.Helper()
-	hosts := make([]*p2p.Host, n)
-	for i := range hosts {
-		hosts[i] = NewHost(tb, TCPConfig())
-	}
-	return hosts
-}
-
 // Connect dials from one host to another and waits until they know each other.
 func Connect(tb testing.TB, from, to host.Host) {
 	tb.Helper()
