@@ -82,7 +82,6 @@ type options struct {
 	reg       prometheus.Registerer
 	events    Events
 	userAgent string
-	memory    int64
 	protocols []Protocol
 }
 
@@ -103,9 +102,6 @@ func WithEvents(e Events) Option { return func(o *options) { o.events = e } }
 // WithUserAgent says what this software is called towards peers, such as kwaaid/1.2.3.
 func WithUserAgent(s string) Option { return func(o *options) { o.userAgent = s } }
 
-// WithMemory bounds the bytes that connections, streams and exchanges together may reserve; default: DefaultMemory.
-func WithMemory(bytes int64) Option { return func(o *options) { o.memory = bytes } }
-
 // WithProtocols gives protocols of ours their limits: Limits.StreamsPerPeer streams each way per peer.
 func WithProtocols(p ...Protocol) Option { return func(o *options) { o.protocols = p } }
 
@@ -115,7 +111,7 @@ func New(key crypto.PrivKey, cfg Config, opts ...Option) (*Host, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	o := options{log: zerolog.Nop(), userAgent: "kwaaid", memory: DefaultMemory}
+	o := options{log: zerolog.Nop(), userAgent: "kwaaid"}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -160,7 +156,7 @@ func newLibp2p(key crypto.PrivKey, limits Limits, h *Host, o options) (host.Host
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	resources, err := resourceManager(limits, o.memory, o.protocols)
+	resources, err := resourceManager(limits, o.protocols)
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), manager.Close())
 	}

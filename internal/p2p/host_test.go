@@ -272,7 +272,7 @@ func TestNewStream_DialsAPeerThatCameBack(t *testing.T) {
 // Every field of a limit that is left out blocks all. So: streams both ways, and memory, at every scope that they pass.
 func TestLimits_OurProtocolIsNotBlocked(t *testing.T) {
 	const message = 8 << 20
-	protocols := WithProtocols(Protocol{ID: testProtocol, Service: "test", MaxMessage: message})
+	protocols := WithProtocols(Protocol{ID: testProtocol, Service: "test"})
 	a, b := newHost(t, loopback(), protocols), newHost(t, loopback(), protocols)
 	for _, h := range []*Host{a, b} {
 		h.SetStreamHandler(testProtocol, func(st network.Stream) {
@@ -323,13 +323,6 @@ func TestLimits_StreamsOfOnePeerAreBounded(t *testing.T) {
 		require.True(t, works())
 	}
 	require.False(t, works())
-}
-
-func TestLimits_MessageThatNeverFitsIsAnError(t *testing.T) {
-	key, err := NewIdentity()
-	require.NoError(t, err)
-	_, err = New(key, loopback(), WithMemory(64<<20), WithProtocols(Protocol{ID: testProtocol, Service: "test", MaxMessage: 48 << 20}))
-	require.ErrorContains(t, err, "raise the memory or lower max_frame")
 }
 
 // Whatever strangers send to a port, nothing is logged above debug.

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -15,15 +14,13 @@ import (
 
 // Protocol is one of our own protocols, for the scopes of the resource manager.
 type Protocol struct {
-	ID         protocol.ID
-	Service    string // what its handler passes to SetService
-	MaxMessage int64  // bytes that one exchange may reserve, both ways together; 0: whatever the peer may
+	ID      protocol.ID
+	Service string // what its handler passes to SetService
 }
 
-// DefaultMemory bounds the bytes that connections, streams and exchanges together may reserve, unless WithMemory says else.
-const DefaultMemory = 1 << 30
-
 const (
+	// memory is how many bytes connections, streams and exchanges together may reserve, a peer half of them.
+	memory = 1 << 30
 	// graceConns is how far connections may pass the connection manager's mark while it trims: it does so every 10 s, and new
 	// ones have a minute of grace.
 	graceConns = 128
@@ -46,18 +43,15 @@ func connectionManager(l Limits) (*connmgr.BasicConnMgr, error) {
 
 // resourceManager sets every scope that our traffic goes through, on top of libp2p's limits for its own services (identify, ping,
 // relays), scaled to the same memory. In a limit for a protocol or service of ours, a field left out would block all.
-func resourceManager(l Limits, memory int64, protocols []Protocol) (network.ResourceManager, error) {
+func resourceManager(l Limits, protocols []Protocol) (network.ResourceManager, error) {
 	scaling := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaling)
 
 	conns := l.Connections + graceConns
 	perPeer := l.StreamsPerPeer + housekeeping
-	largest := int64(windowBytes)
-	for _, p := range protocols {
-		if p.MaxMessage == 0 {
-			largest = memory
-		}
-		largest = max(largest, p.MaxMessage+windowBytes)
+	stream := int64(windowBytes)
+	if len(protocols) > 0 {
+		stream = memory
 	}
 	limits := rcmgr.PartialLimitConfig{
 		System: limit(conns*perPeer, conns, memory),
@@ -70,16 +64,13 @@ func resourceManager(l Limits, memory int64, protocols []Protocol) (network.Reso
 		ServicePeerDefault:  limit(housekeeping, 0, memory/16),
 		PeerDefault:         limit(perPeer*max(1, len(protocols)), connsPerPeer, memory/2),
 		Conn:                limit(0, 1, memory/2),
-		Stream:              limit(1, 0, min(memory, largest)),
+		Stream:              limit(1, 0, stream),
 		Protocol:            map[protocol.ID]rcmgr.ResourceLimits{},
 		ProtocolPeer:        map[protocol.ID]rcmgr.ResourceLimits{},
 		Service:             map[string]rcmgr.ResourceLimits{},
 		ServicePeer:         map[string]rcmgr.ResourceLimits{},
 	}
 	for _, p := range protocols {
-		if p.MaxMessage > memory/2 {
-			return nil, fmt.Errorf("%s: an exchange of %d bytes would not fit into half of the network's memory, %d bytes: raise the memory or lower max_frame", p.ID, p.MaxMessage, memory)
-		}
 		all := limit(conns*l.StreamsPerPeer, 0, memory)
 		one := limit(l.StreamsPerPeer, 0, memory/2)
 		limits.Protocol[p.ID], limits.ProtocolPeer[p.ID] = all, one
