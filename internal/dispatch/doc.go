@@ -13,7 +13,8 @@
 //	lookup.go    walks of the DHT, one at a time for each expert
 //	watch.go     what is done while an exchange is silent: hedge, ping, retry
 //	budget.go    how many hedges there may be
-//	liveness.go  pings
+//	liveness.go  pings, and who is dialled before a call needs it
+//	once.go      what is done behind calls once at a time
 //	check.go     answers that are compared with those of another host
 //	counts.go    what is counted, for a node's own account
 //	metrics.go   what is counted, for Prometheus

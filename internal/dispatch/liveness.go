@@ -35,9 +35,9 @@ const (
 // pings are the signs of life that are waited for.
 type pings struct {
 	mu    sync.Mutex
-	under map[peer.ID]*ping    // one for each peer, however many calls wait for it
-	after map[peer.ID]struct{} // peers that missed one and are looked after
-	met   map[peer.ID]struct{} // peers that are dialled behind calls
+	under map[peer.ID]*ping // one for each peer, however many calls wait for it
+	after oncePer[peer.ID]  // peers that missed one and are looked after
+	met   oncePer[peer.ID]  // peers that are dialled behind calls
 }
 
 // ping is one under way; alive is set when done is closed.
@@ -116,24 +116,11 @@ func (d *Dispatcher) pingOnce(ctx context.Context, p peer.ID, patience time.Dura
 
 // meet dials a provider behind the calls, so that a later one can ask it. Where many are dialled already it is left to a later call.
 func (d *Dispatcher) meet(p peer.ID) {
-	d.pings.mu.Lock()
-	defer d.pings.mu.Unlock()
-	if _, already := d.pings.met[p]; already || len(d.pings.met) >= meetMost {
-		return
-	}
-	if d.pings.met == nil {
-		d.pings.met = make(map[peer.ID]struct{})
-	}
-	if d.goBehind(func(ctx context.Context) {
+	d.pings.met.start(d, p, meetMost, func(ctx context.Context) {
 		if !d.pingOnce(ctx, p, meetFor) && ctx.Err() == nil {
 			d.table.Unreached(p, time.Now())
 		}
-		d.pings.mu.Lock()
-		delete(d.pings.met, p)
-		d.pings.mu.Unlock()
-	}) {
-		d.pings.met[p] = struct{}{}
-	}
+	})
 }
 
 // connected tells whether there is a connection to the peer, as far as the registry was told.
@@ -144,25 +131,10 @@ func (d *Dispatcher) connected(p peer.ID) bool {
 
 // lookAfterPeer pings a peer that missed a ping until it answers, so that it is asked again soon after it is back.
 func (d *Dispatcher) lookAfterPeer(p peer.ID) {
-	d.pings.mu.Lock()
-	defer d.pings.mu.Unlock()
-	if _, already := d.pings.after[p]; already || len(d.pings.after) >= lookedAfterMost {
-		return
-	}
-	if d.pings.after == nil {
-		d.pings.after = make(map[peer.ID]struct{})
-	}
-	if d.goBehind(func(ctx context.Context) { d.lookFor(ctx, p) }) {
-		d.pings.after[p] = struct{}{}
-	}
+	d.pings.after.start(d, p, lookedAfterMost, func(ctx context.Context) { d.lookFor(ctx, p) })
 }
 
 func (d *Dispatcher) lookFor(ctx context.Context, p peer.ID) {
-	defer func() {
-		d.pings.mu.Lock()
-		delete(d.pings.after, p)
-		d.pings.mu.Unlock()
-	}()
 	pause := lookAfter
 	timer := time.NewTimer(pause)
 	defer timer.Stop()

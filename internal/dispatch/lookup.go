@@ -17,7 +17,7 @@ const walkTimeout = 10 * time.Second
 type lookups struct {
 	mu    sync.Mutex
 	walks map[expert.ID]*walk
-	finds map[expert.ID]struct{} // of experts that are in use, behind their calls
+	finds oncePer[expert.ID] // of experts that are in use, behind their calls
 }
 
 // findsMost bounds the experts in use that are looked up at once: a layer of hundreds takes a while, its calls do not wait.
@@ -52,15 +52,7 @@ func (d *Dispatcher) lookedUp(id expert.ID, found []peer.AddrInfo, err error) {
 
 // findSoon looks an expert in use up behind its calls: others may host it by now. While many are looked up it is left to a later call.
 func (d *Dispatcher) findSoon(id expert.ID) {
-	d.lookups.mu.Lock()
-	defer d.lookups.mu.Unlock()
-	if _, already := d.lookups.finds[id]; already || len(d.lookups.finds) >= findsMost {
-		return
-	}
-	if d.lookups.finds == nil {
-		d.lookups.finds = make(map[expert.ID]struct{})
-	}
-	if d.goBehind(func(ctx context.Context) {
+	d.lookups.finds.start(d, id, findsMost, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, walkTimeout)
 		defer cancel()
 		_, err := d.find(ctx, id)
@@ -68,12 +60,7 @@ func (d *Dispatcher) findSoon(id expert.ID) {
 			d.log.Debug().Err(err).Stringer("expert", id).Msg("an expert in use could not be looked up")
 			d.table.LookUpFailed(id, time.Now())
 		}
-		d.lookups.mu.Lock()
-		delete(d.lookups.finds, id)
-		d.lookups.mu.Unlock()
-	}) {
-		d.lookups.finds[id] = struct{}{}
-	}
+	})
 }
 
 // walk makes a complete walk, or waits for the one that is under way; it returns how many providers it found.
