@@ -312,6 +312,24 @@ func TestCall_WithoutInputDrawsRowsForWhoeverStandsIn(t *testing.T) {
 	require.Equal(t, []int{1, 16}, res.Shape)
 }
 
+// A frozen host takes connections and says nothing.
+func TestCall_WithoutInputAsksTheHostsThatAnswerHowWideRowsAre(t *testing.T) {
+	host := startNode(t, "--expert", "id=7,kind=identity,hidden=16")
+	var remotes []string
+	for range 4 {
+		silent, err := net.Listen("tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer silent.Close()
+		id := decode[identityDoc](t, kwaaid(t, "identity", "--data", t.TempDir(), "--json").ok(t)).Peer
+		remotes = append(remotes, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", silent.Addr().(*net.TCPAddr).Port, id))
+	}
+	file := filepath.Join(t.TempDir(), "kwaaid.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("remotes: {expert-7: ["+strings.Join(append(remotes, host.Addrs[0]), ", ")+"]}\n"), 0o600))
+	caller := startNode(t, "--config", file)
+	res := decode[api.CallResult](t, kwaaid(t, "call", "7", "--json", "--api", caller.API).ok(t))
+	require.Equal(t, host.Peer, res.AnsweredBy.Peer)
+}
+
 // tcpAddr returns HOST:PORT of /ip4/HOST/tcp/PORT/...
 func tcpAddr(t *testing.T, multiaddr string) string {
 	t.Helper()

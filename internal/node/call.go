@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"gorgonia.org/tensor"
 
@@ -166,11 +168,16 @@ func (c *core) hidden(ctx context.Context, id expert.ID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range hosts {
-		c.describer.ask(ctx, p)
-		if width := c.table.Hidden(id); width > 0 {
-			return width, nil
+	dials := func(p peer.ID) int {
+		if c.host.Network().Connectedness(p) == network.Connected {
+			return 0
 		}
+		return 1
+	}
+	slices.SortStableFunc(hosts, func(p, q peer.ID) int { return dials(p) - dials(q) })
+	c.describer.until(ctx, hosts, func() bool { return c.table.Hidden(id) > 0 })
+	if width := c.table.Hidden(id); width > 0 {
+		return width, nil
 	}
 	return 0, fmt.Errorf("%w: none of the %d hosts of %s says how wide its rows are: give an input", expert.ErrNotReady, len(hosts), id)
 }

@@ -80,15 +80,32 @@ func (d *describer) soon(p peer.ID) {
 
 // all asks those of the hosts that were not asked lately, and waits for them.
 func (d *describer) all(ctx context.Context, peers []peer.ID) {
+	var due []peer.ID
+	for _, p := range peers {
+		if d.due(p) {
+			due = append(due, p)
+		}
+	}
+	d.until(ctx, due, func() bool { return false })
+}
+
+// until asks hosts, some at once, until enough is known. Records in the DHT outlive their hosts: many may not answer.
+func (d *describer) until(ctx context.Context, peers []peer.ID, enough func() bool) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var g errgroup.Group
 	g.SetLimit(describers)
 	for _, p := range peers {
-		if d.due(p) {
-			g.Go(func() error {
-				d.ask(ctx, p)
-				return nil
-			})
+		if ctx.Err() != nil {
+			break
 		}
+		g.Go(func() error {
+			d.ask(ctx, p)
+			if enough() {
+				stop()
+			}
+			return nil
+		})
 	}
 	_ = g.Wait() // ask reports what goes wrong
 }
