@@ -79,8 +79,9 @@ func (p *PackedFFN) Forward(pool *Pool, y, x []float32, rows int, n Numerics) {
 }
 
 const (
-	// chunkRows is the most rows that one task takes through one panel: their totals, 16 KiB, stay in the nearest cache.
-	chunkRows = 128
+	// chunkRows is the most rows that one task takes through one panel: their totals, 9 KiB, stay in the nearest cache beside a tile's activations,
+	// 24 KiB of bf16. They are six tiles of the widest products.
+	chunkRows = 72
 	// chunkInputs is how much of k a task takes at once through its rows: 64 KiB of bf16 weights, which stay in the second cache meanwhile.
 	chunkInputs = 1024
 	// convertRows is how many rows one task converts to the form that the products take.
@@ -200,27 +201,28 @@ func (c *call) span(chunk int) (first, n int) {
 	return first, min(c.chunk, c.rows-first)
 }
 
-// multiply adds up all of k for some rows and a panel, into totals [n][panel].
-func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p int, totals []float32) {
+// multiply adds up all of k for some rows and a panel, into totals [n][panel], and calls done with rows that are complete, tile after tile: what it
+// stores leaves for memory while the products of the next tile, which store nothing, are under way.
+func (c *call) multiply(m *matrix, k *products, rows *rowBuffer, first, n, p int, totals []float32, done func(from, to int)) {
 	clear(totals[:n*panel])
-	whole := m.in / m.block
+	whole, rest := m.in/m.block, m.in%m.block
 	size := m.chunk / m.block
 	for b := 0; b < whole; b += size {
-		c.multiplyBlocks(m, k, rows, first, n, p, b, min(size, whole-b), m.block/step, totals)
+		c.multiplyBlocks(m, k, rows, first, n, p, b, min(size, whole-b), m.block/step, totals, done)
 	}
-	if rest := m.in % m.block; rest > 0 {
-		c.multiplyBlocks(m, k, rows, first, n, p, whole, 1, rest/step, totals)
+	if rest > 0 {
+		c.multiplyBlocks(m, k, rows, first, n, p, whole, 1, rest/step, totals, done)
 	}
 }
 
 // multiplyBlocks adds up some blocks for all rows, tile after tile, the tiles as even as can be.
-func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, p, b, blocks, steps int, totals []float32) {
+func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n, p, b, blocks, steps int, totals []float32, done func(from, to int)) {
 	tiles := (n + k.most - 1) / k.most
 	w, s := m.panelAt(p, b)
 	// What comes next: the next tile's activations, and the weights of the next blocks, each tile asking for a part of them.
 	bytes := m.dtype.bytes(blocks * steps * step * panel)
-	aheadW := unsafe.Add(w, bytes)
-	if b+blocks >= m.blocks() {
+	aheadW, last := unsafe.Add(w, bytes), b+blocks >= m.blocks()
+	if last {
 		aheadW, _ = m.panelAt((p+1)%m.panels, 0)
 	}
 	x := rows.at(first, b*m.block)
@@ -229,6 +231,9 @@ func (c *call) multiplyBlocks(m *matrix, k *products, rows *rowBuffer, first, n,
 		here := unsafe.Add(x, from*rows.stride)
 		aheadX := unsafe.Add(x, to*rows.stride)
 		k.rows[to-from-1](unsafe.Pointer(&totals[from*panel]), here, w, s, aheadX, unsafe.Add(aheadW, min(t, 1)*bytes/2), rows.stride, blocks, steps)
+		if last {
+			done(from, to)
+		}
 	}
 }
 
@@ -258,7 +263,6 @@ func (c *call) firstWeights(phase, participant int) []byte {
 func (c *call) upTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.up, c.up, &c.xs, first, n, p, totals)
 	act, width := c.set.plain[f.activation], panel
 	if f.gated {
 		act, width = c.set.gated[f.activation], half
@@ -266,34 +270,41 @@ func (c *call) upTask(p, chunk int, totals []float32) {
 	bias, column := unsafe.Pointer(&f.up.bias[p*panel]), p*width
 	// The last panel of an odd number of halves is followed by one half of padding.
 	last := p == f.up.panels-1 && column+width < f.down.in
-	if c.round == nil {
-		act(c.hs.at(first, column), unsafe.Pointer(&totals[0]), bias, c.hs.stride, n, f.limit)
-		for r := first; last && r < first+n; r++ {
-			clear(unsafe.Slice((*float32)(c.hs.at(r, column+width)), half))
+	c.multiply(f.up, c.up, &c.xs, first, n, p, totals, func(from, to int) {
+		sums, hs, n := totals[from*panel:to*panel], c.hs.at(first+from, column), to-from
+		if c.round == nil {
+			act(hs, unsafe.Pointer(&sums[0]), bias, c.hs.stride, n, f.limit)
+			for r := first + from; last && r < first+to; r++ {
+				clear(unsafe.Slice((*float32)(c.hs.at(r, column+width)), half))
+			}
+			return
 		}
-		return
-	}
-	act(unsafe.Pointer(&totals[0]), unsafe.Pointer(&totals[0]), bias, panel*4, n, f.limit)
-	if last {
-		for r := range n {
-			clear(totals[r*panel+width : (r+1)*panel])
+		act(unsafe.Pointer(&sums[0]), unsafe.Pointer(&sums[0]), bias, panel*4, n, f.limit)
+		written := width
+		if last {
+			for r := range n {
+				clear(sums[r*panel+width : (r+1)*panel])
+			}
+			written = panel
 		}
-		width = panel
-	}
-	c.round(c.hs.at(first, column), unsafe.Pointer(&totals[0]), c.hs.stride, panel*4, width/16, n)
+		c.round(hs, unsafe.Pointer(&sums[0]), c.hs.stride, panel*4, written/16, n)
+	})
 }
 
 func (c *call) downTask(p, chunk int, totals []float32) {
 	f := c.ffn
 	first, n := c.span(chunk)
-	c.multiply(f.down, c.down, &c.hs, first, n, p, totals)
 	bias, column := unsafe.Pointer(&f.down.bias[p*panel]), p*panel
-	if column+panel <= f.hidden {
-		c.set.finish(unsafe.Pointer(&c.y[first*f.hidden+column]), unsafe.Pointer(&totals[0]), bias, f.hidden*4, n, 0)
-		return
-	}
-	c.set.finish(unsafe.Pointer(&totals[0]), unsafe.Pointer(&totals[0]), bias, panel*4, n, 0)
-	for r := range n {
-		copy(c.y[(first+r)*f.hidden+column:(first+r+1)*f.hidden], totals[r*panel:])
-	}
+	c.multiply(f.down, c.down, &c.hs, first, n, p, totals, func(from, to int) {
+		sums := totals[from*panel : to*panel]
+		y := c.y[(first+from)*f.hidden : (first+to)*f.hidden]
+		if column+panel <= f.hidden {
+			c.set.finish(unsafe.Pointer(&y[column]), unsafe.Pointer(&sums[0]), bias, f.hidden*4, to-from, 0)
+			return
+		}
+		c.set.finish(unsafe.Pointer(&sums[0]), unsafe.Pointer(&sums[0]), bias, panel*4, to-from, 0)
+		for r := range to - from {
+			copy(y[r*f.hidden+column:(r+1)*f.hidden], sums[r*panel:])
+		}
+	})
 }

@@ -284,11 +284,9 @@ func (t *target) allRows() {
 	}
 	t.tables = append(t.tables, gated, plain)
 	t.rowsFunction("Finish", "adds the bias and makes NaN canonical.", func(c, bias, y operand.Mem) {
-		// Rows lie far apart: a store that waits for its cache line holds up those after it.
-		later := y
-		later.Index, later.Scale = reg.R8, 8 // eight rows on
-		t.PREFETCHT0(later)
-		t.PREFETCHT0(plus(later, 64))
+		// Rows lie far apart, and a store that waits for its cache line holds up those after it: the next panel finds its lines in the second cache.
+		t.PREFETCHT1(plus(y, 4*consts.Panel))
+		t.PREFETCHT1(plus(y, 4*consts.Panel+64))
 		for at := 0; at < 4*consts.Panel; at += t.bytes() {
 			t.VMOVUPS(m.orNaN(m.add(m.loadFrom(plus(c, at)), plus(bias, at))), plus(y, at))
 		}
