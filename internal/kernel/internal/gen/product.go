@@ -90,7 +90,9 @@ func (p *product) forHalves(wBytes, sBytes int, body func()) {
 }
 
 // singleReadAhead is how far in front of a single row's product its weights are asked for, in bytes, into the nearest cache: it uses each of them
-// once, as fast as memory gives them, and the CPU by itself does not look far enough ahead. On a Zen 4 2 KiB are too few, 8 KiB too many.
+// once, as fast as memory gives them, and the CPU by itself does not look far enough ahead. On a Zen 4 2 KiB are too few, 8 KiB too many. They are
+// asked for as what is used once, unless the second half of a panel needs the same lines again: else a pass drives all that a process works with
+// out of the second cache, and what comes after it waits for memory.
 const singleReadAhead = 4096
 
 // decodedReadAhead and decodedReadAhead2 are how far in front weights are asked for where decoding them takes most of the time, in bytes, into the
@@ -106,8 +108,12 @@ const cacheLine = 64
 // weights, since at least two products follow each other on the same ones.
 func (p *product) fetch(inputs, size, wBytes int) {
 	if p.readAhead {
+		ask := p.PREFETCHNTA
+		if p.halves() > 1 {
+			ask = p.PREFETCHT0
+		}
 		for i := range wBytes / cacheLine {
-			p.PREFETCHT0(mem(regW, singleReadAhead+i*cacheLine))
+			ask(mem(regW, singleReadAhead+i*cacheLine))
 		}
 	}
 	if !p.ahead {
