@@ -330,6 +330,19 @@ func TestCall_WithoutInputAsksTheHostsThatAnswerHowWideRowsAre(t *testing.T) {
 	require.Equal(t, host.Peer, res.AnsweredBy.Peer)
 }
 
+// The frozen peer is in the routing table of the one to join by: a complete walk of the DHT waits for it.
+func TestCall_WithoutInputWaitsForNobodyOnceAHostIsFound(t *testing.T) {
+	host := startNode(t, "--expert", "id=7,kind=identity,hidden=16")
+	frozen := startNode(t, "--bootstrap", host.Addrs[0])
+	require.Eventually(t, func() bool {
+		s, err := host.Client.Status(t.Context())
+		return err == nil && s.Peers > 0
+	}, 20*time.Second, 20*time.Millisecond)
+	require.NoError(t, frozen.Freeze())
+	res := decode[api.CallResult](t, kwaaid(t, "call", "7", "--json", "--bootstrap", host.Addrs[0]).ok(t))
+	require.Equal(t, host.Peer, res.AnsweredBy.Peer)
+}
+
 // tcpAddr returns HOST:PORT of /ip4/HOST/tcp/PORT/...
 func tcpAddr(t *testing.T, multiaddr string) string {
 	t.Helper()

@@ -70,7 +70,8 @@ func (s *Service) Find(ctx context.Context, id expert.ID) ([]peer.AddrInfo, erro
 }
 
 // Walk returns the peers that a complete walk of the DHT finds, one begun after the call; one that is under way will do if it finds
-// somebody. Empty without an error: nobody. Whoever is found is told through WithFound's function too.
+// somebody. Empty without an error: nobody. With an error it returns whom it has found until then. Whoever is found is told through WithFound's
+// function too.
 func (s *Service) Walk(ctx context.Context, id expert.ID) ([]peer.AddrInfo, error) {
 	for again := false; ; again = true {
 		w, fresh, err := s.begin(id)
@@ -82,7 +83,8 @@ func (s *Service) Walk(ctx context.Context, id expert.ID) ([]peer.AddrInfo, erro
 		case <-s.stopped:
 			return nil, fmt.Errorf("look-up of %s: %w", id, ErrStopped)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("look-up of %s: %w", id, context.Cause(ctx))
+			found, _ := w.result()
+			return found, fmt.Errorf("look-up of %s: %w", id, context.Cause(ctx))
 		}
 		found, err := w.result()
 		switch {

@@ -182,18 +182,18 @@ func (c *core) hidden(ctx context.Context, id expert.ID) (int, error) {
 	return 0, fmt.Errorf("%w: none of the %d hosts of %s says how wide its rows are: give an input", expert.ErrNotReady, len(hosts), id)
 }
 
-// How long walks that find nobody are repeated, and how soon: records of a host that has just come may be on their way.
 const (
+	// searchTime is how long walks that find nobody are repeated, every searchPause: records of a host that has just come may be on their way.
 	searchTime  = time.Second
 	searchPause = 100 * time.Millisecond
+	// walkPatience is how long a walk is waited for before whom it has found will do: it may have to wait for peers that are gone.
+	walkPatience = 250 * time.Millisecond
 )
 
-// hosts returns the peers that are known or found to host an expert. The error matches ErrNotFound where there are none.
+// hosts returns the peers that are known or found to host an expert. The error matches ErrNotFound where there are none; it is ctx's where that ends
+// before a look-up does.
 func (c *core) hosts(ctx context.Context, id expert.ID) ([]peer.ID, error) {
-	ctx, cancel := context.WithTimeout(ctx, searchTime)
-	defer cancel()
-	var lookErr error
-	for {
+	for begun := time.Now(); ; {
 		var hosts []peer.ID
 		for _, v := range c.table.Providers(id, time.Now()) {
 			hosts = append(hosts, v.Peer)
@@ -201,20 +201,26 @@ func (c *core) hosts(ctx context.Context, id expert.ID) ([]peer.ID, error) {
 		if len(hosts) > 0 {
 			return hosts, nil
 		}
-		found, err := c.finder.Walk(ctx, id)
-		if err != nil && lookErr == nil {
-			lookErr = err
-		}
+		walk, cancel := context.WithTimeout(ctx, walkPatience)
+		found, err := c.finder.Walk(walk, id)
+		waiting := walk.Err() != nil
+		cancel()
 		for _, p := range found {
 			hosts = append(hosts, p.ID)
 		}
-		if len(hosts) > 0 {
+		switch {
+		case len(hosts) > 0:
 			return hosts, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("look-up of %s: %w", id, context.Cause(ctx))
+		case waiting:
+			continue
+		case time.Since(begun) > searchTime:
+			return nil, errors.Join(fmt.Errorf("%w: nobody in the swarm %s announces it, and this node does not host it", expert.ErrNotFound, c.cfg.Swarm), err)
 		}
 		select {
 		case <-time.After(searchPause):
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%w: nobody in the swarm %s announces it, and this node does not host it", expert.ErrNotFound, c.cfg.Swarm), lookErr)
 		}
 	}
 }
