@@ -70,16 +70,6 @@ func (c *cache) get(id expert.ID, now time.Time) (found []Sighting, refresh bool
 	return e.sightings(), now.Sub(e.walked) >= refreshAfter
 }
 
-// peek returns what get would, and leaves no trace of having been asked.
-func (c *cache) peek(id expert.ID, now time.Time) []Sighting {
-	e, ok := c.entries.Peek(id)
-	if !ok {
-		return nil
-	}
-	c.expire(e, now)
-	return e.sightings()
-}
-
 // add notes that a walk found a provider.
 func (c *cache) add(id expert.ID, p peer.ID, now time.Time) {
 	e := c.entry(id, now)

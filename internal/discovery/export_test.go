@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"time"
 
 	"github.com/kwaai/kwaaid/internal/expert"
 )
@@ -40,3 +41,20 @@ func (s *Service) Records() int {
 
 // MaxRecordsPerPeer is the bound of records for one peer.
 const MaxRecordsPerPeer = maxRecordsPerPeer
+
+// Known returns what the cache holds about an expert, without looking anywhere.
+func (s *Service) Known(id expert.ID) []Sighting {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cache.peek(id, time.Now())
+}
+
+// peek returns what get would, and leaves no trace of having been asked.
+func (c *cache) peek(id expert.ID, now time.Time) []Sighting {
+	e, ok := c.entries.Peek(id)
+	if !ok {
+		return nil
+	}
+	c.expire(e, now)
+	return e.sightings()
+}

@@ -99,13 +99,6 @@ func (s *Service) Walk(ctx context.Context, id expert.ID) ([]peer.AddrInfo, erro
 	}
 }
 
-// Known returns what the cache holds about an expert, without looking anywhere.
-func (s *Service) Known(id expert.ID) []Sighting {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cache.peek(id, time.Now())
-}
-
 // reachable gives the sightings their addresses. Peers without any, and without a connection, are left out: a walk will tell.
 func (s *Service) reachable(sightings []Sighting) []peer.AddrInfo {
 	found := make([]peer.AddrInfo, 0, len(sightings))
