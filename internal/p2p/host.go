@@ -209,7 +209,8 @@ func (h *Host) ForgetFailures(p peer.ID) {
 	}
 }
 
-// Run follows who connects and disconnects, and measures the round trip to newcomers, until ctx ends. It returns ctx's cause.
+// Run follows who connects and disconnects, measures the round trip to newcomers, and forgets addresses that are good no more, until ctx ends. It
+// returns ctx's cause.
 func (h *Host) Run(ctx context.Context) error {
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerConnectednessChanged), new(event.EvtLocalReachabilityChanged)},
 		eventbus.BufSize(eventBuffer), eventbus.Name("p2p.Run"))
@@ -221,6 +222,8 @@ func (h *Host) Run(ctx context.Context) error {
 	defer run.wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	forget := time.NewTicker(forgetEvery)
+	defer forget.Stop()
 	for _, p := range h.Network().Peers() { // those who came before the subscription; the set tells them from events to come
 		run.connect(ctx, p)
 	}
@@ -228,6 +231,8 @@ func (h *Host) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-forget.C:
+			forgetExpired(h.Peerstore())
 		case e, open := <-sub.Out():
 			if !open {
 				return errors.New("the host is closed")
