@@ -190,10 +190,12 @@ const (
 	walkPatience = 250 * time.Millisecond
 )
 
-// hosts returns the peers that are known or found to host an expert. The error matches ErrNotFound where there are none; it is ctx's where that ends
-// before a look-up does.
+// hosts returns the peers that are known or found to host an expert. The error matches ErrNotFound where there are none.
 func (c *core) hosts(ctx context.Context, id expert.ID) ([]peer.ID, error) {
-	for begun := time.Now(); ; {
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
+	var lookErr error
+	for {
 		var hosts []peer.ID
 		for _, v := range c.table.Providers(id, time.Now()) {
 			hosts = append(hosts, v.Peer)
@@ -203,24 +205,20 @@ func (c *core) hosts(ctx context.Context, id expert.ID) ([]peer.ID, error) {
 		}
 		walk, cancel := context.WithTimeout(ctx, walkPatience)
 		found, err := c.finder.Walk(walk, id)
-		waiting := walk.Err() != nil
 		cancel()
+		if err != nil && lookErr == nil {
+			lookErr = err
+		}
 		for _, p := range found {
 			hosts = append(hosts, p.ID)
 		}
-		switch {
-		case len(hosts) > 0:
+		if len(hosts) > 0 {
 			return hosts, nil
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("look-up of %s: %w", id, context.Cause(ctx))
-		case waiting:
-			continue
-		case time.Since(begun) > searchTime:
-			return nil, errors.Join(fmt.Errorf("%w: nobody in the swarm %s announces it, and this node does not host it", expert.ErrNotFound, c.cfg.Swarm), err)
 		}
 		select {
 		case <-time.After(searchPause):
 		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%w: nobody in the swarm %s announces it, and this node does not host it", expert.ErrNotFound, c.cfg.Swarm), lookErr)
 		}
 	}
 }

@@ -13,6 +13,7 @@
 //	limits.go    connection manager and resource manager, every field set
 //	identity.go  the node's key: made, read, imported
 //	datadir.go   the data directory and its lock (lock_*.go)
+//	forget.go    addresses that are good no more
 //	logs.go      the libraries' logs into ours
 //	metrics.go   Prometheus metrics
 package p2p
