@@ -50,10 +50,14 @@ func alive(t testing.TB, h *demo.Host) float64 {
 
 // settled leaves a node alone until its figures fall no more, and returns the lowest. Streams that nobody uses are closed after up to two
 // minutes, connections to the departed are given up within one, and the runtime collects garbage every two. With a bound it goes on until
-// the figures are within, for as long as departed peers are remembered.
+// the figures are within, for as long as departed peers are remembered, and looks less often.
 func settled(t testing.TB, h *demo.Host, bound *footprint) footprint {
 	t.Helper()
-	const pause, quiet, most = 2 * time.Second, 130 * time.Second, 6 * time.Minute
+	const quiet, most = 130 * time.Second, 6 * time.Minute
+	pause := 2 * time.Second
+	if bound != nil {
+		pause = 15 * time.Second // for up to 45 minutes, in which others may want to use the machine
+	}
 	least := look(t, h)
 	for begun, fell := time.Now(), time.Now(); ; {
 		switch {
