@@ -41,12 +41,12 @@ type call struct {
 	planned bool               // the first plan was made
 	stray   bool               // a timer may still hold the call, though it will find nothing to do
 
-	// Room for a call of one pair that is answered at once: it takes little further memory.
-	oneTask     [1]task
-	oneTodo     [1]int
-	oneExchange exchange
-	oneStart    [1]*exchange
-	oneLive     [2]*exchange
+	// Room that is kept for the next call: one that is answered at once takes little further memory.
+	todo      []int
+	exchanges []*exchange // the first used ones are this call's, the others are to be had
+	used      int
+	begun     []*exchange // of the first plan
+	shared    []peer.ID   // of the pick that is under way
 }
 
 // task is a pair and how far it is.
@@ -98,9 +98,6 @@ type exchange struct {
 	hedge bool // the second one for what another was asked already
 	sum   bool // the outputs may come added up
 	watch watch
-
-	oneItem [1]item
-	onePair [1]expert.Pair
 }
 
 // item is a pair within an exchange.
@@ -131,19 +128,17 @@ func (d *Dispatcher) Call(ctx context.Context, req Request) ([]Answer, error) {
 		c.deadline = earlier
 	}
 	c.answers = make([]Answer, len(req.Pairs))
-	c.live = c.oneLive[:0]
-	todo := c.oneTodo[:]
-	if len(req.Pairs) == 1 {
-		c.tasks = c.oneTask[:]
+	if n := len(req.Pairs); n > cap(c.tasks) {
+		c.tasks, c.todo = make([]task, n), make([]int, n)
 	} else {
-		c.tasks, todo = make([]task, len(req.Pairs)), make([]int, len(req.Pairs))
+		c.tasks, c.todo = c.tasks[:n], c.todo[:n]
 	}
 	for i := range c.tasks {
-		todo[i] = i
+		c.todo[i] = i
 		c.begin(i)
 	}
 	c.tell()
-	c.advance(todo)
+	c.advance(c.todo)
 	c.others.Wait()
 	answers := c.finish()
 	d.keep(c)
@@ -158,16 +153,39 @@ func (d *Dispatcher) newCall() *call {
 	return &call{d: d}
 }
 
-// keep empties a call that is over for the next one. What the caller got is not in it. Of its timers one is kept: all were stopped
-// before they rang.
+// What is kept with a call at most: a layer's experts are rarely at more peers, nor does a row have more of them.
+const (
+	exchangesMost = 16
+	tasksMost     = 64
+)
+
+// keep empties a call that is over for the next one. What the caller got is not in it. Its exchanges are kept with their timers, all of
+// which were stopped before they rang.
 func (d *Dispatcher) keep(c *call) {
-	if c.stray {
+	if c.stray || len(c.exchanges) > exchangesMost || cap(c.tasks) > tasksMost {
 		return
 	}
-	timer := c.oneExchange.watch.timer
-	*c = call{d: d}
-	c.oneExchange.watch.timer = timer
+	for _, ex := range c.exchanges[:c.used] {
+		clear(ex.items)
+		clear(ex.pairs)
+		*ex = exchange{items: ex.items[:0], pairs: ex.pairs[:0], watch: watch{timer: ex.watch.timer}}
+	}
+	clear(c.tasks)
+	clear(c.begun)
+	clear(c.live[:cap(c.live)])
+	*c = call{
+		d: d, tasks: c.tasks[:0], todo: c.todo[:0], exchanges: c.exchanges, begun: c.begun[:0], live: c.live[:0], shared: c.shared[:0],
+	}
 	d.spare.Put(c)
+}
+
+// newExchange returns an empty exchange. The lock is held.
+func (c *call) newExchange() *exchange {
+	if c.used == len(c.exchanges) {
+		c.exchanges = append(c.exchanges, new(exchange))
+	}
+	c.used++
+	return c.exchanges[c.used-1]
 }
 
 // begin prepares a task. Nobody else knows of the call yet.
@@ -245,9 +263,10 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if !c.planned {
+	first := !c.planned
+	if first {
 		c.planned = true
-		start = c.oneStart[:0]
+		start = c.begun
 	}
 	for _, i := range todo {
 		t := &c.tasks[i]
@@ -274,6 +293,9 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 		t.asking.begun++
 		start = c.join(start, i, pick)
 	}
+	if first {
+		c.begun = start
+	}
 	for _, ex := range start {
 		c.launch(ex, now)
 	}
@@ -283,11 +305,14 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 // pick asks the registry whom to ask. Peers that get other pairs of this plan are preferred, for they save an exchange.
 func (c *call) pick(i int, now time.Time, start []*exchange) (registry.Pick, bool) {
 	t := &c.tasks[i]
-	q := registry.Query{Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried, Desperate: t.hunt.desperate}
+	c.shared = c.shared[:0]
 	for _, ex := range start {
 		if ex.peer != "" {
-			q.Shared = append(q.Shared, ex.peer)
+			c.shared = append(c.shared, ex.peer)
 		}
+	}
+	q := registry.Query{
+		Expert: t.asking.id, Rows: t.rows, Digest: t.asking.digest, Tried: t.asking.tried, Desperate: t.hunt.desperate, Shared: c.shared,
 	}
 	pick, err := c.d.table.Pick(q, now, c.d.dice)
 	if err != nil && t.hunt.renewed {
@@ -317,11 +342,8 @@ func (c *call) pick(i int, now time.Time, start []*exchange) (registry.Pick, boo
 func (c *call) join(start []*exchange, i int, pick registry.Pick) []*exchange {
 	at := slices.IndexFunc(start, func(ex *exchange) bool { return ex.peer == pick.Peer })
 	if at < 0 {
-		ex := &c.oneExchange
-		if len(c.tasks) > 1 || ex.items != nil {
-			ex = &exchange{}
-		}
-		ex.peer, ex.items, ex.pairs = pick.Peer, ex.oneItem[:0], ex.onePair[:0]
+		ex := c.newExchange()
+		ex.peer = pick.Peer
 		start = append(start, ex)
 		at = len(start) - 1
 	}

@@ -106,6 +106,31 @@ func TestServer_AnswersRefusalsAndKeepsTheStream(t *testing.T) {
 	s.requireWell(t)
 }
 
+func TestServer_EndsTheWorkAtItsDeadlineThoughTheCallerIsSilent(t *testing.T) {
+	s := newSwarm(t, options{})
+	s.handler.run = func(ctx context.Context, _ *tensor.Dense, _ []expert.Pair) []expert.Result {
+		<-ctx.Done()
+		return []expert.Result{{Err: context.Cause(ctx)}}
+	}
+	st := s.rawStream(t)
+	require.NoError(t, st.SetDeadline(time.Now().Add(waitFor)))
+	r := bufio.NewReader(st)
+	// The first is over before the host looks the first time; the stream carries the next all the same.
+	for _, timeout := range []time.Duration{100 * time.Microsecond, 20 * time.Millisecond, 100 * time.Millisecond} {
+		request := forward(1, 4, expert.Pair{Expert: 7})
+		request.Timeout = timeout
+		start := time.Now()
+		_, err := st.Write(append(frame(t, request), make([]byte, 16)...))
+		require.NoError(t, err)
+		reply := readReply(t, r, request)
+		require.Equal(t, wire.OK, reply.Status)
+		require.Equal(t, wire.DeadlineExceeded, reply.Results[0].Status)
+		require.GreaterOrEqual(t, time.Since(start), timeout)
+	}
+	s.handler.run = nil
+	s.requireWell(t)
+}
+
 func TestServer_SaysWhyItRefusesLargePayloadsAndReadsNone(t *testing.T) {
 	s := newSwarm(t, options{serverCfg: func(c *rpc.ServerConfig) { c.Limits.Frame = 4 << 20 }})
 	// The caller's own limit lets 8 MiB through; the host's does not.
