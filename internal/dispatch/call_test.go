@@ -162,6 +162,30 @@ func TestCall_FallbacksInOrderAndTheAnswerSaysSo(t *testing.T) {
 	})
 }
 
+func TestCall_FallbacksDoNotWaitForALookUpThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.table.SetFallbacks(42, []expert.ID{43})
+		w.provide(43, identity, "good")
+		require.NoError(t, one(t, d, 43).Err)
+		time.Sleep(time.Second) // the fallback was looked up behind that, and the DHT knows nobody: no reason not to look for the expert
+		w.do(func() { w.lag = 4 * time.Second })
+		began := time.Now()
+		a := one(t, d, 42)
+		require.NoError(t, a.Err)
+		require.Equal(t, WhereFallback, a.Where)
+		require.Less(t, time.Since(began), findFor+time.Second/4)
+
+		// The look-up goes on behind; once it is over nobody waits any more.
+		time.Sleep(walkTimeout)
+		began = time.Now()
+		a = one(t, d, 42)
+		require.NoError(t, a.Err)
+		require.Equal(t, WhereFallback, a.Where)
+		require.Less(t, time.Since(began), time.Second/4)
+	})
+}
+
 func TestCall_FallbackOnThisNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())

@@ -25,6 +25,9 @@ const (
 	huntFor = time.Second
 	// firstPause, lastPause: between two walks.
 	firstPause, lastPause = 20 * time.Millisecond, 200 * time.Millisecond
+	// findFor: beside hosts that hang, a first look-up that finds nobody takes several seconds, and no fallback waits for that: hosts that
+	// are there are found within a round trip or three.
+	findFor = time.Second
 	// absenceLife: an expert that nobody hosted a moment ago is not looked for on every call, where fallbacks stand in.
 	absenceLife = 10 * time.Second
 	// gather: look-ups that end together share exchanges. It is short beside a look-up, and long beside planning.
@@ -139,15 +142,20 @@ func (c *call) unlocked(f func(ctx context.Context)) {
 
 // findFirst asks the Finder, and tells whether it knew anybody.
 func (c *call) findFirst(t *task, now time.Time) bool {
-	id := t.asking.id
+	id, patience := t.asking.id, c.deadline.Sub(now)
 	if len(c.fallbacks(t)) > 0 {
 		if age, absent := c.d.table.AbsentSince(id, now); absent && age < absenceLife {
 			return false
 		}
+		patience = min(patience, findFor)
 	}
 	var found int
 	var err error
-	c.unlocked(func(ctx context.Context) { found, err = c.d.find(ctx, id) })
+	c.unlocked(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		found, err = c.d.find(ctx, id)
+	})
 	t.hunt.err = err
 	if err == nil && found == 0 && id == t.pair.Expert {
 		t.hunt.walks++
@@ -174,7 +182,7 @@ func (c *call) fallBack(t *task, now time.Time) bool {
 		t.fallbacks = t.fallbacks[1:]
 		if t.asking.id == t.pair.Expert {
 			t.first = t.asking
-			if age, absent := c.d.table.AbsentSince(id, now); !absent || age >= absenceLife {
+			if age, absent := c.d.table.AbsentSince(t.pair.Expert, now); !absent || age >= absenceLife {
 				c.d.startWalk(t.pair.Expert)
 			}
 		}
