@@ -69,7 +69,7 @@ bench: build ## protocol and DHT, each figure beside its limit; at last two proc
 	.ci/bench
 
 .PHONY: layers
-layers: build ## what a layer costs whose experts are at four hosts, beside the same layer at one; takes 2 GB of memory
+layers: build ## what a layer costs whose experts are at four hosts, beside the same layer at one; takes 4 GB of memory
 	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_MEASURE=1 $(GO) test -count=1 -timeout 30m -v -run 'TestMeasureLayer' ./cmd/kwaaid
 
 .PHONY: chaos

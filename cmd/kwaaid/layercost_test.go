@@ -96,7 +96,8 @@ func TestMeasureLayer_FourHostsBesideOne(t *testing.T) {
 
 	t.Run("1 row", func(t *testing.T) {
 		const calls, counted = 300, 20
-		var far, here, more, peers []float64
+		var far, here, more, peers, bareFar, bareHere []float64
+		bare := newBareLayer(t, dirs[0])
 		for seed := range uint64(costRounds) {
 			req := api.LayerRequest{Name: costName, Rows: 1, Seed: seed, Timeout: commandTimeout}
 			before := scrape(t, caller.API)
@@ -120,10 +121,14 @@ func TestMeasureLayer_FourHostsBesideOne(t *testing.T) {
 			peers = append(peers, float64(len(used)))
 			h, f := bench(alone, 1, calls, "", seed), bench(caller, 1, calls, "", seed)
 			far, here, more = append(far, f.P50MS), append(here, h.P50MS), append(more, f.P50MS-h.P50MS)
-			t.Logf("seed %d: %.3f ms, at one host %.3f, %d hedges", seed, f.P50MS, h.P50MS, f.Hedges)
+			bh, bf := bare.measure(t, calls)
+			bareFar, bareHere = append(bareFar, bf), append(bareHere, bh)
+			t.Logf("seed %d: %.3f ms, at one host %.3f, %d hedges; over bare TCP %.3f, in one process %.3f", seed, f.P50MS, h.P50MS, f.Hedges, bf, bh)
 		}
 		t.Logf("1 row: p50 %.3f ms, at one host %.3f: %.3f more (at most 0.5); a frame to each of %.1f peers",
 			median(far), median(here), median(more), median(peers))
+		t.Logf("1 row: the same experts in four processes over bare TCP %.3f ms, in one %.3f: %.3f more",
+			median(bareFar), median(bareHere), median(bareFar)-median(bareHere))
 	})
 	for codec, limit := range map[string]float64{"f32": 0.65, "bf16": 0.75} {
 		t.Run("128 rows, "+codec, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,13 @@ func TestMain(m *testing.M) {
 	}
 	if dir := os.Getenv(asLateHost); dir != "" {
 		if err := runLateHost(dir, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if value := os.Getenv(asBareHost); value != "" {
+		if err := runBareHost(value, os.Stdin, os.Stdout); err != nil && !errors.Is(err, io.EOF) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
