@@ -30,6 +30,9 @@ const (
 	minPing = 10 * time.Second
 	// messageSlack is what a message of max_frame bytes of tensors may hold besides: names, shapes, parameters.
 	messageSlack = 64 << 10
+	// maxMessage bounds a failure's message, in bytes. It travels as a header, each byte beyond ASCII as three: gRPC's C core, which is under
+	// Python's clients, takes 8 KiB for sure, and says INTERNAL in place of the status when there is more.
+	maxMessage = 2 << 10
 	// healthBeat is how often a watched health is looked at.
 	healthBeat = time.Second
 )
@@ -106,7 +109,11 @@ func grpcError(err error) error {
 		return err
 	}
 	doc := document(err)
-	s := grpcstatus.New(statusOf(doc.Body.Code).grpc, doc.Body.Message)
+	message := doc.Body.Message
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
+	}
+	s := grpcstatus.New(statusOf(doc.Body.Code).grpc, message)
 	if doc.RetryAfter > 0 {
 		if with, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(doc.RetryAfter)}); err == nil {
 			s = with

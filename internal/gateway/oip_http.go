@@ -331,9 +331,6 @@ func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply infe
 
 // appendJSON writes a tensor's elements as one flat array.
 func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
-	if !expert.Finite(t.data) {
-		return nil, refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity, which JSON cannot: ask for it as binary")
-	}
 	d, _ := datatypeOf(t.datatype)
 	if d.ints {
 		b = append(b, '[')
@@ -346,6 +343,9 @@ func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
 	if !d.plain() { // the numbers are those that the datatype holds
 		data = make([]float32, len(t.data))
 		codec.Decode(data, d.codec, t.encodeRaw())
+	}
+	if !expert.Finite(data) {
+		return nil, refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity as "+t.datatype+", which JSON cannot: ask for it as binary")
 	}
 	return appendRows(b, []int{len(data)}, data, func(b []byte) ([]byte, error) { return b, nil })
 }

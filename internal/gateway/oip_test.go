@@ -9,10 +9,12 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -322,6 +324,37 @@ func TestOIP_ErrorsOfTheCallKeepTheirStatus(t *testing.T) {
 		_, err := client.ModelInfer(soon(t), inferRequestOf("7", "FP32", raw32(1), 1))
 		require.Equal(t, c.grpc, grpcstatus.Code(err))
 		require.Contains(t, grpcstatus.Convert(err).Message(), "wrapped: ")
+	}
+}
+
+func TestOIP_GRPCFailuresFitTheHeadersThatClientsTake(t *testing.T) {
+	f := newFace(t)
+	client := inferencepb.NewGRPCInferenceServiceClient(f.dial())
+	f.inference.call = func(context.Context, api.CallRequest) (api.CallResult, *tensor.Dense, error) {
+		return api.CallResult{}, nil, fmt.Errorf("%w: %s", expert.ErrNotReady, strings.Repeat("größer\n", 5000))
+	}
+	_, err := client.ModelInfer(soon(t), inferRequestOf("7", "FP32", raw32(1), 1))
+	require.Equal(t, codes.Unavailable, grpcstatus.Code(err))
+	message := grpcstatus.Convert(err).Message()
+	require.Contains(t, message, "expert not ready: größer")
+	require.True(t, utf8.ValidString(message))
+	require.True(t, strings.HasSuffix(message, "…"))
+	require.Less(t, len(url.PathEscape(message)), 8<<10, "as it travels; gRPC's C core refuses more, and says INTERNAL")
+}
+
+func TestOIP_JSONHasNoFormForWhatOverflowsTheDatatype(t *testing.T) {
+	f := newFace(t)
+	for datatype, large := range map[string]float32{"FP16": 65520, "BF16": math.MaxFloat32} {
+		f.inference.call = func(context.Context, api.CallRequest) (api.CallResult, *tensor.Dense, error) {
+			return api.CallResult{}, tensor.New(tensor.WithShape(1), tensor.WithBacking([]float32{large})), nil
+		}
+		input := fmt.Sprintf(`"inputs":[{"name":"x","shape":[1],"datatype":%q,"parameters":{"binary_data_size":2}}]`, datatype)
+		a, _, _ := f.infer("42/infer", `{`+input+`}`, []byte{0, 0x3c})
+		require.Equal(t, http.StatusNotImplemented, a.StatusCode, "%s", a.body)
+		require.Contains(t, string(a.body), "as binary")
+		a, _, rest := f.infer("42/infer", `{`+input+`,"parameters":{"binary_data_output":true}}`, []byte{0, 0x3c})
+		require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
+		require.Len(t, rest, 2)
 	}
 }
 

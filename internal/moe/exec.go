@@ -312,6 +312,24 @@ func dispatchQuorum(ctx context.Context, d Dispatcher, x *tensor.Dense, pairs []
 	})
 }
 
+// failures are the errors of a layer's experts. Its message tells of the first few: there may be hundreds, mostly for one reason.
+type failures []error
+
+// maxTold is how many failures are told of.
+const maxTold = 3
+
+// Error implements error.
+func (f failures) Error() string {
+	told := errors.Join(f[:min(len(f), maxTold)]...).Error()
+	if more := len(f) - maxTold; more > 0 {
+		told += fmt.Sprintf(" (and %d more)", more)
+	}
+	return told
+}
+
+// Unwrap returns all of them.
+func (f failures) Unwrap() []error { return f }
+
 // present tells which groups were answered for, where the call allows that some were not; else it returns the error of those.
 func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]bool, error) {
 	there := make([]bool, len(out.Groups))
@@ -322,7 +340,7 @@ func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]bool, error) {
 		}
 	}
 	summed := false
-	var errs []error
+	var errs failures
 	for i, a := range out.Answers {
 		if a.Err != nil {
 			out.Missing = append(out.Missing, l.Name.Expert(out.Groups[i].Expert))
@@ -341,10 +359,10 @@ func (l *Layer) present(out *Output, q *quorum, policy Policy) ([]bool, error) {
 	case len(errs) == 0:
 	case q != nil:
 		if r := q.firstShort(); r >= 0 {
-			return nil, fmt.Errorf("%s: row %d lacks answers for its quorum: %w", l.Name, r, errors.Join(errs...))
+			return nil, fmt.Errorf("%s: row %d lacks answers for its quorum: %w", l.Name, r, errs)
 		}
 	case policy != PolicySkip:
-		return nil, fmt.Errorf("%s: %w", l.Name, errors.Join(errs...))
+		return nil, fmt.Errorf("%s: %w", l.Name, errs)
 	}
 	return there, nil
 }

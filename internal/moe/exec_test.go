@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -283,6 +284,19 @@ func smallRow(a, b int) []float32 {
 	x := make([]float32, 4)
 	x[a], x[b] = 2, 2
 	return x
+}
+
+func TestForward_NamesAFewOfManyFailures(t *testing.T) {
+	l, d := smallLayer(t)
+	for e := range 4 {
+		d.fail[e] = fmt.Errorf("%w: lost %d", expert.ErrNotFound, e)
+	}
+	d.fail[3] = expert.ErrNotReady
+	_, err := l.Forward(t.Context(), d, moe.Call{X: rowsOf(smallRow(0, 1), 1, 4), Experts: []int64{0, 1, 2, 3}, Weights: []float32{1, 1, 1, 1}})
+	require.ErrorIs(t, err, expert.ErrNotFound)
+	require.ErrorIs(t, err, expert.ErrNotReady, "what is not told is there all the same")
+	require.Equal(t, []string{"lost 0", "lost 1", "lost 2"}, regexp.MustCompile("lost [0-9]").FindAllString(err.Error(), -1))
+	require.True(t, strings.HasSuffix(err.Error(), " (and 1 more)"), err.Error())
 }
 
 func TestForward_ARowThatLostAllItsExpertsIsZero(t *testing.T) {
