@@ -37,18 +37,37 @@ type batch struct {
 func (b *batch) close() {
 	if b.files != nil {
 		_ = b.files.Close() // only read from
+		b.files = nil
 	}
 }
 
-// loadAll hosts the entries. With keepGoing what fails is logged, left out and told of by Ready; else the first failure ends it.
-func (n *Node) loadAll(ctx context.Context, entries []config.Expert, keepGoing bool) error {
+// loadAll hosts the entries of `experts`, and routes the checkpoints of `layers`. All are begun before the first expert is read, which may take
+// minutes: callers of the others hear NOT_READY meanwhile rather than NOT_FOUND, and layers can be called. With keepGoing what fails is logged,
+// left out and told of by Ready; else the first failure ends it.
+func (n *Node) loadAll(ctx context.Context, experts []config.Expert, layers []config.Layer, keepGoing bool) error {
 	defer giveBack()
-	for _, e := range entries {
-		if _, err := n.load(ctx, e, keepGoing, n.options.Progress); err != nil {
+	begun := make([]*loading, 0, len(experts))
+	defer func() {
+		for _, l := range begun {
+			l.files.close() // of those that were not finished
+		}
+	}()
+	for _, e := range experts {
+		l := n.begin(ctx, e, keepGoing)
+		begun = append(begun, l)
+		if l.err != nil && !keepGoing {
+			return fmt.Errorf("%w: %w", ErrCannotLoad, l.err)
+		}
+	}
+	if err := n.loadLayers(ctx, layers, keepGoing); err != nil {
+		return err
+	}
+	for _, l := range begun {
+		if err := n.finish(ctx, l, n.options.Progress); err != nil {
 			if !keepGoing || ctx.Err() != nil {
 				return fmt.Errorf("%w: %w", ErrCannotLoad, err)
 			}
-			n.log.Error().Err(err).Str("entry", e.String()).Msg("experts left out")
+			n.log.Error().Err(err).Str("entry", l.entry.String()).Msg("experts left out")
 		}
 	}
 	return nil
@@ -78,56 +97,79 @@ func giveBack() { debug.FreeOSMemory() }
 // load hosts what one entry asks for and returns the IDs. Experts that could be loaded stay when others of the entry fail; with
 // keepGoing those of a checkpoint's layers that can be used are loaded beside the error of the others. progress may be nil.
 func (n *Node) load(ctx context.Context, e config.Expert, keepGoing bool, progress func(api.LoadProgress)) ([]expert.ID, error) {
-	var read, done atomic.Int64
-	b, err := n.open(ctx, e, func(bytes int64) { read.Add(bytes) })
-	defer b.close()
-	if err != nil && !keepGoing {
-		return nil, err
+	l := n.begin(ctx, e, keepGoing)
+	return l.ids, n.finish(ctx, l, progress)
+}
+
+// loading is an entry that was begun: its experts are listed, and their callers hear NOT_READY.
+type loading struct {
+	entry   config.Expert
+	files   *batch
+	experts []*serving.Loading
+	ids     []expert.ID // in step with experts
+	read    atomic.Int64
+	err     error // of what could not be begun
+}
+
+// begin reads the headers behind an entry, routes its layers, and lists its experts. finish is called next, or the files are closed.
+func (n *Node) begin(ctx context.Context, e config.Expert, keepGoing bool) *loading {
+	l := &loading{entry: e}
+	l.files, l.err = n.open(ctx, e, func(bytes int64) { l.read.Add(bytes) })
+	if l.err != nil && !keepGoing {
+		return l
 	}
-	loadings := make([]*serving.Loading, 0, len(b.offers))
-	ids := make([]expert.ID, 0, len(b.offers))
-	errs := []error{err}
-	for _, o := range b.offers {
-		l, err := n.serving.Begin(o)
+	errs := []error{l.err}
+	for _, o := range l.files.offers {
+		x, err := n.serving.Begin(o)
 		if err != nil {
 			errs = append(errs, named(o, err))
 			continue
 		}
-		loadings, ids = append(loadings, l), append(ids, o.ID)
+		l.experts, l.ids = append(l.experts, x), append(l.ids, o.ID)
 	}
-	if err := errors.Join(errs...); err != nil && keepGoing {
-		n.leaveOut(e, err)
+	if l.err = errors.Join(errs...); l.err != nil && keepGoing {
+		n.leaveOut(e, l.err)
+	}
+	return l
+}
+
+// finish loads what was begun and closes the files. The error is also that of what was not begun. progress may be nil.
+func (n *Node) finish(ctx context.Context, l *loading, progress func(api.LoadProgress)) error {
+	defer l.files.close()
+	if len(l.experts) == 0 && l.err != nil {
+		return l.err
 	}
 	begun, total := time.Now(), int64(0)
-	for _, o := range b.offers {
+	var done atomic.Int64
+	for _, o := range l.files.offers {
 		total += o.Bytes
 	}
-	stopReport := n.reportLoading(e, progress, func() api.LoadProgress {
+	stopReport := n.reportLoading(l.entry, progress, func() api.LoadProgress {
 		return api.LoadProgress{
-			Name: entryName(e), Done: int(done.Load()), Total: len(loadings), Bytes: read.Load(), BytesTotal: total, TookS: time.Since(begun).Seconds(),
+			Name: entryName(l.entry), Done: int(done.Load()), Total: len(l.experts), Bytes: l.read.Load(), BytesTotal: total, TookS: time.Since(begun).Seconds(),
 		}
 	})
 	// Reading, hashing and packing of one expert overlap with those of the next.
 	var g errgroup.Group
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
-	failures := make([]error, len(loadings))
-	for i, l := range loadings {
+	failures := make([]error, len(l.experts))
+	for i, x := range l.experts {
 		g.Go(func() error {
-			failures[i] = l.Run(ctx)
+			failures[i] = x.Run(ctx)
 			done.Add(1)
 			return nil
 		})
 	}
 	_ = g.Wait()
 	stopReport()
-	if err := errors.Join(append(errs, failures...)...); err != nil {
-		return ids, err
+	if err := errors.Join(append(failures, l.err)...); err != nil {
+		return err
 	}
 	if err := n.hashes.Save(); err != nil {
 		n.log.Warn().Err(err).Msg("weights will be hashed again at the next start")
 	}
-	n.log.Info().Int("experts", len(ids)).Int64("bytes", total).Dur("took", time.Since(begun)).Str("entry", e.String()).Msg("experts loaded")
-	return ids, nil
+	n.log.Info().Int("experts", len(l.ids)).Int64("bytes", total).Dur("took", time.Since(begun)).Str("entry", l.entry.String()).Msg("experts loaded")
+	return nil
 }
 
 // reportLoading tells progress, which may be nil, how far a load is: now, meanwhile, and when the returned function is called. It logs a long load,

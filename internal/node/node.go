@@ -241,10 +241,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopLoading()
 	defer context.AfterFunc(ctx, stopLoading)()
 	g.Go(func() error {
-		err := n.loadAll(loading, n.cfg.Experts, n.options.KeepGoing)
-		if err == nil {
-			err = n.loadLayers(loading, n.cfg.Layers, n.options.KeepGoing)
-		}
+		err := n.loadAll(loading, n.cfg.Experts, n.cfg.Layers, n.options.KeepGoing)
 		if err != nil && loading.Err() == nil {
 			return err
 		}
