@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,6 +110,35 @@ func TestChaos_TheOnlyHostIsKilled(t *testing.T) {
 			require.Contains(t, failed.Error(), other.Peer)
 		}
 	})
+}
+
+func TestChaos_AModelIsReadyWhileSomebodyCouldAnswer(t *testing.T) {
+	const host, standIn = "id=9,kind=identity,hidden=4", "id=8,kind=identity,hidden=4"
+	first := startNode(t, "--expert", host)
+	join := []string{"--bootstrap", first.Addrs[0]}
+	caller := startNode(t, join...)
+	file := filepath.Join(t.TempDir(), "kwaaid.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("fallbacks: {expert-9: [expert-8]}\n"), 0o600))
+	cautious := startNode(t, append(join, "--expert", standIn, "--config", file)...)
+	ready := func(h *demo.Host) int {
+		resp, err := http.Get("http://" + h.API + "/v2/models/9/ready")
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		return resp.StatusCode
+	}
+	for _, h := range []*demo.Host{caller, cautious} {
+		_, _, err := h.Client.Call(t.Context(), api.CallRequest{Name: "9"})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, ready(h))
+	}
+	first.Kill()
+	_, _, err := caller.Client.Call(t.Context(), api.CallRequest{Name: "9"})
+	require.Error(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, ready(caller))
+	res, _, err := cautious.Client.Call(t.Context(), api.CallRequest{Name: "9"})
+	require.NoError(t, err)
+	require.Equal(t, api.WhereFallback, res.AnsweredBy.Where)
+	require.Equal(t, http.StatusOK, ready(cautious))
 }
 
 func TestChaos_TheLineToTheHostInUseFails(t *testing.T) {

@@ -136,6 +136,11 @@ func (f *fakeNode) Expert(_ context.Context, name string) (api.Expert, error) {
 	return api.Expert{}, expert.ErrNotFound
 }
 
+func (f *fakeNode) Answerable(name string) (bool, error) {
+	e, err := f.Expert(context.Background(), name)
+	return err == nil && e.State == expert.StateReady, err
+}
+
 func (f *fakeNode) Load(_ context.Context, req api.LoadRequest, progress func(api.LoadProgress)) (api.ExpertList, error) {
 	return f.load(req, progress)
 }

@@ -33,6 +33,8 @@ type Node interface {
 	Experts(ctx context.Context) ([]api.Expert, error)
 	// Expert returns one of them, without going through all. The error matches expert.ErrNotFound where it is not known here.
 	Expert(ctx context.Context, name string) (api.Expert, error)
+	// Answerable tells whether somebody could answer for an expert now: this node, a host that is not out of reach, or that of a fallback.
+	Answerable(name string) (bool, error)
 	Layers(ctx context.Context) ([]api.Layer, error)
 	Peers(ctx context.Context) ([]api.Peer, error)
 	Resolve(ctx context.Context, name string) (api.Resolved, error)

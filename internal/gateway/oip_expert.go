@@ -61,8 +61,10 @@ func (m expertModel) metadata(ctx context.Context) (modelMetadata, error) {
 }
 
 func (m expertModel) ready(ctx context.Context) (bool, error) {
-	e, err := m.find(ctx)
-	return err == nil && e.State == expert.StateReady, err
+	if _, err := m.find(ctx); err != nil {
+		return false, err
+	}
+	return m.g.node.Answerable(m.name.ref.String())
 }
 
 func (m expertModel) infer(ctx context.Context, req inferRequest) (inferReply, error) {

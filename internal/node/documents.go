@@ -71,6 +71,23 @@ func (c *core) Expert(ctx context.Context, name string) (api.Expert, error) {
 	return remoteDocument(v), nil
 }
 
+// Answerable tells whether somebody could answer for an expert now: this node, a host that may be asked, or one of its fallbacks.
+func (c *core) Answerable(name string) (bool, error) {
+	ref, err := parseExpert(name)
+	if err != nil {
+		return false, document(err, c.self)
+	}
+	for _, id := range append([]expert.ID{ref.ID}, c.table.Fallbacks(ref.ID, c.table.Hidden(ref.ID))...) {
+		if h, ok := c.local.Has(id); ok && h.State == expert.StateReady {
+			return true, nil
+		}
+		if v, ok := c.table.Expert(id, time.Now()); ok && v.Reachable > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // remoteDocument is the document of an expert that others host.
 func remoteDocument(v registry.ExpertView) api.Expert {
 	e := api.Expert{

@@ -305,7 +305,7 @@ func (c *core) Layers(context.Context) ([]api.Layer, error) {
 		if r.err != nil {
 			d.Error = r.err.Error()
 		} else {
-			d.Hidden, d.TopK = r.Gate.Hidden(), r.Gate.Rule().TopK
+			d.Hidden, d.TopK = r.Gate.Hidden(), cmp.Or(c.cfg.Calls.TopK, r.Gate.Rule().TopK)
 		}
 		r.mu.Lock()
 		d.RowsPerExpert = slices.Clone(r.rows)

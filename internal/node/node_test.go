@@ -60,6 +60,7 @@ func TestRun_ListsEverythingBeforeTheFirstExpertIsRead(t *testing.T) {
 		cfg.Experts = append(cfg.Experts, e)
 	}
 	cfg.Layers = []config.Layer{{Checkpoint: "../../testdata/fixtures/moe/olmoe-f32"}}
+	cfg.Calls.TopK = 3
 	held, release := make(chan struct{}), make(chan struct{})
 	var first sync.Once
 	n, err := New(cfg, "test", zerolog.Nop(), Options{Progress: func(api.LoadProgress) {
@@ -83,6 +84,7 @@ func TestRun_ListsEverythingBeforeTheFirstExpertIsRead(t *testing.T) {
 	names := make([]string, 0, len(layers))
 	for _, l := range layers {
 		names = append(names, l.Layer)
+		require.Equal(t, 3, l.TopK, "what calls get, not what the model says")
 	}
 	require.Equal(t, []string{"mixtral-f32/0", "mixtral-f32/1", "olmoe-f32/0", "olmoe-f32/1"}, names)
 
@@ -91,8 +93,9 @@ func TestRun_ListsEverythingBeforeTheFirstExpertIsRead(t *testing.T) {
 		r, err := n.Ready(ctx)
 		return err == nil && r.Ready
 	}, time.Minute, 10*time.Millisecond)
-	_, _, err = n.CallLayer(ctx, api.LayerRequest{Name: "mixtral-f32/0", Rows: 1})
+	_, out, err := n.CallLayer(ctx, api.LayerRequest{Name: "mixtral-f32/0", Rows: 1})
 	require.NoError(t, err)
+	require.Equal(t, 3, out.K)
 	cancel()
 	require.NoError(t, <-ended)
 	waitForLevelDB(t)
