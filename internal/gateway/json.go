@@ -177,8 +177,12 @@ func (s *scanner) skipString() {
 
 // numbers reads nested arrays of numbers, all rows of a level equally long: their shape and, in order, what parse makes of them.
 func numbers[T any](s *scanner, parse func(token string) (T, error)) (shape []int, data []T, err error) {
-	// A float32 takes some 10 to 20 characters, as Python writes them; what is missing here grows.
-	data = make([]T, 0, (len(s.text)-s.at)/16+1)
+	// As many as there are commas, up to the end of the object: growing would leave several times as much garbage. A number takes two bytes.
+	rest := s.text[s.at:]
+	if end := bytes.IndexByte(rest, '}'); end >= 0 {
+		rest = rest[:end]
+	}
+	data = make([]T, 0, min(bytes.Count(rest, []byte{','}), len(rest)/2)+1)
 	leaf := -1 // the depth at which numbers stand, once one was seen
 	var read func(depth int) error
 	read = func(depth int) error {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -141,3 +143,37 @@ func BenchmarkNumbers(b *testing.B) {
 		}
 	})
 }
+
+// allocated returns how many bytes f takes from the heap, garbage and all.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// What is left behind stays resident until the runtime gives it back, for minutes.
+func TestLargeJSON_LeavesLittleGarbage(t *testing.T) {
+	const n = 1 << 20
+	text := append([]byte(`{"x":[0`), bytes.Repeat([]byte(",1"), n-1)...)
+	text = append(text, `],"y":[1`...)
+	at := len(`{"x":`)
+	took := allocated(func() {
+		_, data, err := numbers(&scanner{text: text, at: at}, parseFloat32)
+		require.NoError(t, err)
+		require.Len(t, data, n)
+	})
+	require.Less(t, took, uint64(4*n*11/10), "four bytes for each")
+
+	reply := inferReply{outputs: []inferTensor{{name: "y", datatype: "FP32", shape: []int{n}, data: make([]float32, n)}}}
+	took = allocated(func() { require.NoError(t, writeInfer(discard{}, modelName{name: "7"}, httpInfer{}, reply)) })
+	require.Less(t, took, uint64(2*n*3/2), "two characters for each")
+}
+
+// discard is a client who reads on and keeps nothing.
+type discard struct{}
+
+func (discard) Header() http.Header         { return http.Header{} }
+func (discard) WriteHeader(int)             {}
+func (discard) Write(b []byte) (int, error) { return len(b), nil }

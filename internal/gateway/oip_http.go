@@ -263,8 +263,24 @@ func (b *body) brokeOff(name string, n, of int) error {
 	return refuse(wire.InvalidArgument, fmt.Sprintf("the body ends in input %s: %d of %d bytes", quoted(name), n, of))
 }
 
+// pieces is the beginning of a document, in pieces: in one buffer that grows it would leave several times as much garbage as is sent.
+type pieces struct {
+	done [][]byte
+	size int
+}
+
+// pieceSize is more than what appendRows hands over: 64 KiB and a number.
+const pieceSize = 72 << 10
+
+// add takes a piece, and returns the buffer of the next.
+func (p *pieces) add(b []byte) ([]byte, error) {
+	p.done, p.size = append(p.done, b), p.size+len(b)
+	return make([]byte, 0, pieceSize), nil
+}
+
 // writeInfer sends the reply: JSON alone, or with the outputs behind it that were asked for as binary.
 func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply inferReply) error {
+	var out pieces
 	b := []byte(`{"model_name":`)
 	b = appendString(b, name.name)
 	if name.version != "" {
@@ -302,35 +318,33 @@ func writeInfer(w http.ResponseWriter, name modelName, req httpInfer, reply infe
 			continue
 		}
 		var err error
-		if b, err = t.appendJSON(append(b, `],"data":`...)); err != nil {
+		if b, err = t.appendJSON(append(b, `],"data":`...), out.add); err != nil {
 			return err
 		}
 		b = append(b, '}')
 	}
 	b = append(b, `]}`...)
-	total := len(b)
+	length := out.size + len(b)
+	total := length
 	w.Header().Set("Content-Type", mimeJSON)
 	if len(behind) > 0 {
 		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set(headerLength, strconv.Itoa(len(b)))
+		w.Header().Set(headerLength, strconv.Itoa(length))
 		for _, raw := range behind {
 			total += len(raw)
 		}
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(total))
-	if _, err := w.Write(b); err != nil {
-		return err
-	}
-	for _, raw := range behind {
-		if _, err := w.Write(raw); err != nil {
+	for _, part := range append(append(out.done, b), behind...) {
+		if _, err := w.Write(part); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// appendJSON writes a tensor's elements as one flat array.
-func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
+// appendJSON writes a tensor's elements as one flat array; flush is as in appendRows.
+func (t *inferTensor) appendJSON(b []byte, flush func([]byte) ([]byte, error)) ([]byte, error) {
 	d, _ := datatypeOf(t.datatype)
 	if d.ints {
 		b = append(b, '[')
@@ -347,7 +361,7 @@ func (t *inferTensor) appendJSON(b []byte) ([]byte, error) {
 	if !expert.Finite(data) {
 		return nil, refuse(wire.Unimplemented, "output "+quoted(t.name)+" holds NaN or infinity as "+t.datatype+", which JSON cannot: ask for it as binary")
 	}
-	return appendRows(b, []int{len(data)}, data, func(b []byte) ([]byte, error) { return b, nil })
+	return appendRows(b, []int{len(data)}, data, flush)
 }
 
 // delimiter is what stands in front of element i of a list.
