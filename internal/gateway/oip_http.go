@@ -174,7 +174,10 @@ func readInfer(b *body, headerLength string) (httpInfer, error) {
 	if headerLength != "" {
 		var err error
 		length, err = strconv.ParseInt(headerLength, 10, 64)
-		if err != nil || length < 0 || (b.size >= 0 && length > b.size) {
+		if err != nil || length < 0 {
+			return httpInfer{}, refuse(wire.InvalidArgument, fmt.Sprintf("the header is said to have %s bytes: that is no number of bytes", quoted(headerLength)))
+		}
+		if b.size >= 0 && length > b.size {
 			return httpInfer{}, refuse(wire.InvalidArgument, fmt.Sprintf("the header is said to have %s bytes, the body has %d", quoted(headerLength), b.size))
 		}
 		if length > b.limit {

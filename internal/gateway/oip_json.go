@@ -79,7 +79,14 @@ func parseInput(s *scanner, limit int64) (httpInput, error) {
 				if key != "binary_data_size" {
 					return refuseTensorParam(in.tensor.name, key)
 				}
-				return s.decode(&in.binarySize)
+				var size *int64
+				if err := s.decode(&size); err != nil || size == nil {
+					return err
+				}
+				if in.binarySize = *size; *size < 0 {
+					return s.fail("binary_data_size %d is no number of bytes", *size)
+				}
+				return nil
 			})
 		case "data":
 			s.peek()

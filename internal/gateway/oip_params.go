@@ -65,10 +65,21 @@ func (p *inferParams) set(key string, value any) error {
 // positive reads a number of units of time.
 func positive(value any, unit time.Duration) (time.Duration, error) {
 	n, ok := number(value)
-	if !ok || !(n > 0) {
+	if !ok {
+		return 0, fmt.Errorf("%s is no number", written(value))
+	}
+	if !(n > 0) {
 		return 0, fmt.Errorf("%v is no time to answer in", value)
 	}
 	return time.Duration(min(n*float64(unit), float64(math.MaxInt64/2))), nil
+}
+
+// written returns a value so that a string does not look like what it spells.
+func written(value any) string {
+	if s, ok := value.(string); ok {
+		return quoted(s)
+	}
+	return fmt.Sprint(value)
 }
 
 // number reads any of the forms in which numbers come.
@@ -92,7 +103,7 @@ func number(value any) (float64, bool) {
 func text(value any, allowed ...string) (string, error) {
 	s, ok := value.(string)
 	if !ok {
-		return "", fmt.Errorf("%v is no string", value)
+		return "", fmt.Errorf("%s is no string", written(value))
 	}
 	if len(allowed) > 0 && !slices.Contains(allowed, s) {
 		return "", fmt.Errorf("%s: expected %s", quoted(s), strings.Join(allowed, " or "))
@@ -104,7 +115,7 @@ func text(value any, allowed ...string) (string, error) {
 func flag(value any) (bool, error) {
 	b, ok := value.(bool)
 	if !ok {
-		return false, fmt.Errorf("%v is neither true nor false", value)
+		return false, fmt.Errorf("%s is neither true nor false", written(value))
 	}
 	return b, nil
 }

@@ -268,6 +268,9 @@ func TestOIP_HTTPRefusesWithTheReason(t *testing.T) {
 		"parameter":       {text: `{"inputs":[` + good + `],"parameters":{"digets":"a"}}`, status: 400, says: "expected timeout_ms"},
 		"policy":          {text: `{"inputs":[` + good + `],"parameters":{"policy":"perhaps"}}`, status: 400, says: "fail or skip"},
 		"timeout":         {text: `{"inputs":[` + good + `],"parameters":{"timeout_ms":-1}}`, status: 400, says: "no time"},
+		"time as text":    {text: `{"inputs":[` + good + `],"parameters":{"timeout_ms":"500"}}`, status: 400, says: `"500" is no number`},
+		"flag as text":    {text: `{"inputs":[` + good + `],"parameters":{"binary_data_output":"false"}}`, status: 400, says: `"false" is neither`},
+		"negative size":   {text: `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1],"parameters":{"binary_data_size":-1}}]}`, status: 400, says: "-1 is no number of bytes"},
 		"nested":          {text: `{"inputs":[` + good + `],"parameters":{"digest":{}}}`, status: 400, says: "a bool, a string or a number"},
 		"layer's input":   {text: `{"inputs":[{"name":"hidden_states","shape":[2],"datatype":"FP32","data":[1,2]}]}`, status: 400, says: `an expert has one, "x"`},
 		"name":            {path: "nobody", text: `{"inputs":[` + good + `]}`, status: 400, says: "nobody"},
@@ -277,7 +280,7 @@ func TestOIP_HTTPRefusesWithTheReason(t *testing.T) {
 		"binary too many": {text: sized, behind: raw32(1, 2, 3), status: 400, says: "the body has"},
 		"binary size":     {text: strings.Replace(sized, "8", "4", 1), behind: raw32(1), status: 400, says: "its shape takes 8"},
 		"header too long": {text: sized, header: []string{headerLength, "100000"}, status: 400, says: "is said to have"},
-		"header no size":  {text: sized, header: []string{headerLength, "-1"}, status: 400, says: "is said to have"},
+		"header no size":  {text: sized, header: []string{headerLength, "-1"}, status: 400, says: "no number of bytes"},
 		"body too large":  {text: strings.Repeat(" ", 1<<20+1), status: 413, says: "max_frame"},
 	} {
 		t.Run(name, func(t *testing.T) {
