@@ -301,6 +301,20 @@ func TestLayers_RefuseWhatNoExpertShouldSee(t *testing.T) {
 	kwaaid(t, "call", l.name, "--api", h.API).ok(t)
 }
 
+func TestBench_SaysWhatItCannotCall(t *testing.T) {
+	h := startNode(t, "--expert", "checkpoint=../../testdata/fixtures/moe/mixtral-f32")
+	o := kwaaid(t, "bench", "mixtral-f32/0", "expert-7", "--json", "--api", h.API)
+	require.Equal(t, 1, o.code)
+	failed := decode[api.Error](t, o)
+	require.Equal(t, "NOT_FOUND", failed.Body.Code)
+	require.Equal(t, "expert-7", failed.Expert)
+	require.Contains(t, failed.Body.Message, "expert-7")
+	// So many rows of 32 elements that their number fits no integer.
+	o = kwaaid(t, "bench", "mixtral-f32/0", "--rows", strconv.Itoa(1<<59), "--json", "--api", h.API)
+	require.Equal(t, 1, o.code)
+	require.Equal(t, "RESOURCE_EXHAUSTED", decode[api.Error](t, o).Body.Code, o.stdout)
+}
+
 func TestBench_TakesLayers(t *testing.T) {
 	dirs := fixtureDirs(t, "moe/qwen2_moe-f32")
 	l := goldenLayers(t, dirs)[0]

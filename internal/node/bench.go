@@ -113,7 +113,7 @@ func (b *bench) target(ctx context.Context, name string) (target, error) {
 	t := target{id: ref.ID}
 	x, err := b.core.draw(ctx, ref.ID, b.req.Rows, b.req.Seed)
 	if err != nil {
-		return t, err
+		return t, &expert.CallError{Expert: ref.ID, Err: err}
 	}
 	t.batches = []*tensor.Dense{x}
 	if b.req.Local {
@@ -135,7 +135,7 @@ func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
 		return t, err
 	}
 	gate := t.layer.Gate
-	for i := range max(1, min(layerBatches, layerElements/(b.req.Rows*gate.Hidden()))) {
+	for i := range max(1, min(layerBatches, layerElements/b.req.Rows/gate.Hidden())) {
 		t.call, _, err = b.core.layerCall(t.layer, api.LayerRequest{
 			Rows: b.req.Rows, Seed: b.req.Seed + uint64(i), Codec: b.req.Codec, Combine: b.req.Combine,
 		})
