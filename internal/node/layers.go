@@ -209,6 +209,10 @@ func (c *core) callLayer(ctx context.Context, start time.Time, req api.LayerRequ
 	if err != nil {
 		return res, out, err
 	}
+	// Rows that are sent are looked at where they are. A caller who routes himself may leave rows out.
+	if c.cfg.Checks.NaN && slices.Contains(req.Experts, -1) && !expert.Finite(call.X.Float32s()) {
+		return res, out, fmt.Errorf("%w: %s: the input holds NaN or infinity; such inputs are refused (checks.nan)", expert.ErrInvalidArgument, req.Name)
+	}
 	ctx, cancel := c.deadline(ctx, req.Timeout)
 	defer cancel()
 	y, err := layer.Forward(ctx, layerDispatcher{c.dispatch, as}, call)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -98,5 +99,30 @@ func TestRun_ListsEverythingBeforeTheFirstExpertIsRead(t *testing.T) {
 	require.Equal(t, 3, out.K)
 	cancel()
 	require.NoError(t, <-ended)
+	waitForLevelDB(t)
+}
+
+// The shared expert computes them, or the row is zero: the caller would not hear of what he got wrong.
+func TestCallLayer_RefusesNaNInRowsThatNoExpertGets(t *testing.T) {
+	cfg := config.Default()
+	cfg.Data, cfg.Listen, cfg.API, cfg.GRPC = t.TempDir(), []string{"/ip4/127.0.0.1/tcp/0"}, "127.0.0.1:0", "127.0.0.1:0"
+	n, err := New(cfg, "test", zerolog.Nop(), Options{})
+	require.NoError(t, err)
+	require.NoError(t, n.loadLayers(t.Context(), []config.Layer{{Checkpoint: "../../testdata/fixtures/moe/deepseek_v3-f32"}}, false))
+	values := make([]float32, 32)
+	call := func(check bool) error {
+		n.cfg.Checks.NaN = check
+		_, _, err := n.CallLayer(t.Context(), api.LayerRequest{
+			Name: "deepseek_v3-f32/1", Input: expert.NewRows(values, 32), Experts: []int64{-1}, Weights: []float32{1},
+		})
+		return err
+	}
+	require.NoError(t, call(true))
+	values[5] = float32(math.NaN())
+	err = call(true)
+	require.ErrorIs(t, err, expert.ErrInvalidArgument)
+	require.ErrorContains(t, err, "checks.nan")
+	require.NoError(t, call(false))
+	require.NoError(t, n.Close())
 	waitForLevelDB(t)
 }
