@@ -112,12 +112,14 @@ func (b *body) Read(p []byte) (int, error) {
 			err = more
 		}
 	}
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			_ = b.control.SetReadDeadline(time.Time{})
-		}
-		b.failed = err
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		_ = b.control.SetReadDeadline(time.Time{})
+	case !errors.As(err, new(*api.Error)): // the client's fault, or its network's: nothing for the node's operator
+		err = refuse(wire.InvalidArgument, "the body breaks off: "+err.Error())
 	}
+	b.failed = err
 	return n, err
 }
 

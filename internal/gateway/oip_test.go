@@ -1,13 +1,16 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -327,6 +330,27 @@ func TestOIP_ErrorsOfTheCallKeepTheirStatus(t *testing.T) {
 		_, err := client.ModelInfer(soon(t), inferRequestOf("7", "FP32", raw32(1), 1))
 		require.Equal(t, c.grpc, grpcstatus.Code(err))
 		require.Contains(t, grpcstatus.Convert(err).Message(), "wrapped: ")
+	}
+}
+
+func TestOIP_ABodyThatBreaksOffIsTheClientsFault(t *testing.T) {
+	f := newFace(t)
+	for _, path := range []string{"/v2/models/7/infer", "/api/v1/call/7", "/api/v1/bench"} {
+		for name, body := range map[string]string{
+			"shorter than it says": "Content-Length: 100\r\n\r\n{",
+			"chunk that is none":   "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+			"chunk that ends":      "Transfer-Encoding: chunked\r\n\r\n10\r\n{",
+		} {
+			conn, err := net.Dial("tcp", f.Addr().String())
+			require.NoError(t, err)
+			_, err = io.WriteString(conn, "POST "+path+" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+body)
+			require.NoError(t, err)
+			require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusBadRequest, resp.StatusCode, "%s: %s", path, name)
+			require.NoError(t, errors.Join(resp.Body.Close(), conn.Close()))
+		}
 	}
 }
 
