@@ -71,7 +71,7 @@ func positive(value any, unit time.Duration) (time.Duration, error) {
 	if !(n > 0) {
 		return 0, fmt.Errorf("%v is no time to answer in", value)
 	}
-	return time.Duration(min(n*float64(unit), float64(math.MaxInt64/2))), nil
+	return max(1, time.Duration(min(n*float64(unit), float64(math.MaxInt64/2)))), nil // 0 would be the node's own
 }
 
 // written returns a value so that a string does not look like what it spells.

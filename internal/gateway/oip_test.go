@@ -144,6 +144,12 @@ func TestOIP_LargeAndChunkedBodiesArriveWhole(t *testing.T) {
 	require.InDelta(t, 0, f.metric("kwaai_gateway_body_bytes"), 0)
 }
 
+func TestOIP_ATimeBelowANanosecondIsNotNone(t *testing.T) {
+	f := newFace(t)
+	f.infer("42/infer", `{"parameters":{"timeout_ms":1e-9},"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}`, nil)
+	require.Equal(t, time.Nanosecond, f.inference.asked().Timeout, "0 would be the node's own")
+}
+
 func TestOIP_ParametersReachTheCall(t *testing.T) {
 	f := newFace(t)
 	digest := strings.Repeat("cd", 32)
