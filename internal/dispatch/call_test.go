@@ -186,6 +186,39 @@ func TestCall_FallbacksDoNotWaitForALookUpThatHangs(t *testing.T) {
 	})
 }
 
+func TestCall_WhatMayBeLeftOutIsNotLookedForAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.provide(42, breaks(expert.ErrDialFailed), "gone")
+		ask := func(optional bool, id expert.ID) (Answer, time.Duration) {
+			began := time.Now()
+			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: id}}, Optional: optional})
+			require.NoError(t, err)
+			return answers[0], time.Since(began)
+		}
+		for _, id := range []expert.ID{42, 43} { // one whose hosts are gone, and one that nobody ever had
+			a, took := ask(true, id)
+			require.Error(t, a.Err)
+			require.GreaterOrEqual(t, took, huntFor)
+			a, took = ask(true, id)
+			require.Error(t, a.Err)
+			require.Less(t, took, 10*time.Millisecond)
+			_, took = ask(false, id)
+			require.GreaterOrEqual(t, took, huntFor, "who needs it has it looked for")
+			time.Sleep(absenceLife)
+			_, took = ask(true, id)
+			require.GreaterOrEqual(t, took, huntFor, "now and then it is looked for")
+
+			w.provide(id, identity, "back")
+			a, took = ask(true, id)
+			require.NoError(t, a.Err)
+			require.Less(t, took, 10*time.Millisecond)
+			_, unanswered := w.table.UnansweredSince(id, time.Now())
+			require.False(t, unanswered)
+		}
+	})
+}
+
 func TestCall_FallbackOnThisNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())

@@ -18,6 +18,8 @@ type Request struct {
 	Pairs   []expert.Pair // at least one, each with at least one row; those with weights may be answered by sums
 	Codec   codec.DType   // how numbers travel: F32, BF16 or F16
 	Timeout time.Duration // over all, look-up included; 0: the configured one. The context's deadline holds too.
+	// Optional pairs may stay unanswered: where a call for an expert ended in vain lately, nobody is looked for but those who are known.
+	Optional bool
 
 	// Each, if set, is called for every pair as soon as it is decided, with the pair's place in Pairs; the attempts that are still
 	// under way are missing in what it gets. Several goroutines may call it at once; Call returns after the last.

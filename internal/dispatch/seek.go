@@ -28,7 +28,8 @@ const (
 	// findFor: beside hosts that hang, a first look-up that finds nobody takes several seconds, and no fallback waits for that: hosts that
 	// are there are found within a round trip or three.
 	findFor = time.Second
-	// absenceLife: an expert that nobody hosted a moment ago is not looked for on every call, where fallbacks stand in.
+	// absenceLife: an expert that nobody hosted a moment ago is not looked for on every call, where fallbacks stand in, nor one that nobody
+	// answered for, where it may be left out.
 	absenceLife = 10 * time.Second
 	// gather: look-ups that end together share exchanges. It is short beside a look-up, and long beside planning.
 	gather = 2 * time.Millisecond
@@ -99,13 +100,15 @@ func (c *call) seek(i int) bool {
 			return c.giveUp(i, over)
 		case t.refused != nil:
 			return c.giveUp(i, t.refused)
-		case !exhausted && t.asking.none.Known == 0 && !t.hunt.looked:
+		case !exhausted && t.asking.none.Known == 0 && !t.hunt.looked && !c.vain(t, now):
 			t.hunt.looked = true
 			if c.findFirst(t, now) {
 				return true
 			}
 		case c.fallBack(t, now):
 			return true
+		case c.vain(t, now):
+			return c.giveUp(i, c.reason(t))
 		default:
 			more, reason := c.lastChance(i, now)
 			if reason != nil {
@@ -116,6 +119,15 @@ func (c *call) seek(i int) bool {
 			}
 		}
 	}
+}
+
+// vain tells whether nobody is to be looked for: the pair is optional, and a call for its expert ended in vain a moment ago.
+func (c *call) vain(t *task, now time.Time) bool {
+	if !c.req.Optional || t.asking.none.Soonest > 0 { // who is full has room soon
+		return false
+	}
+	age, unanswered := c.d.table.UnansweredSince(t.pair.Expert, now)
+	return unanswered && age < absenceLife
 }
 
 // giveUp lets the hand on a task go; it fails for the reason unless others still wait for an answer. It returns false.
@@ -233,6 +245,7 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 		t.hunt.renewed = true
 		return true, nil
 	case t.hunt.absence >= huntFor, t.hunt.walks > 0 && c.settled(t):
+		c.d.table.Unanswered(t.pair.Expert, now)
 		return false, c.reason(t)
 	}
 	if t.hunt.walks > 0 {
@@ -305,6 +318,8 @@ func (c *call) reason(t *task) error {
 	case t.hunt.err != nil:
 		return fmt.Errorf("%w: this node does not host it, no host is configured, and the look-up in the DHT failed: %w",
 			expert.ErrNotFound, t.hunt.err)
+	case t.hunt.walks == 0:
+		return fmt.Errorf("%w: this node does not host it, no host is configured, and nobody was found a moment ago", expert.ErrNotFound)
 	default:
 		return fmt.Errorf("%w: this node does not host it, no host is configured, and %d walks of the DHT within %v found nobody",
 			expert.ErrNotFound, t.hunt.walks, t.hunt.absence.Round(time.Millisecond))

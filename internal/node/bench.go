@@ -88,7 +88,7 @@ func (c *core) newBench(ctx context.Context, req api.BenchRequest) (*bench, erro
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{core: c, req: req, dispatcher: layerDispatcher{c.dispatch, as}}
+	b := &bench{core: c, req: req, dispatcher: layerDispatcher{Dispatcher: c.dispatch, codec: as}}
 	if req.Local {
 		b.dispatcher = hereDispatcher{c.local}
 	}

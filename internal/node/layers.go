@@ -142,12 +142,13 @@ func loadShared(ctx context.Context, l *checkpoint.Layer, engine expert.Engine) 
 // layerDispatcher is dispatch in moe's words.
 type layerDispatcher struct {
 	*dispatch.Dispatcher
-	codec codec.DType
+	codec    codec.DType
+	optional bool // experts may be left out
 }
 
 // Dispatch is dispatch.Dispatcher's Call.
 func (d layerDispatcher) Dispatch(ctx context.Context, x *tensor.Dense, pairs []expert.Pair, each func(int, bool)) ([]moe.Answer, error) {
-	req := dispatch.Request{X: x, Pairs: pairs, Codec: d.codec}
+	req := dispatch.Request{X: x, Pairs: pairs, Codec: d.codec, Optional: d.optional}
 	if each != nil {
 		req.Each = func(pair int, a dispatch.Answer) { each(pair, a.Err != nil) }
 	}
@@ -215,7 +216,7 @@ func (c *core) callLayer(ctx context.Context, start time.Time, req api.LayerRequ
 	}
 	ctx, cancel := c.deadline(ctx, req.Timeout)
 	defer cancel()
-	y, err := layer.Forward(ctx, layerDispatcher{c.dispatch, as}, call)
+	y, err := layer.Forward(ctx, layerDispatcher{c.dispatch, as, call.Policy == moe.PolicySkip}, call)
 	if err != nil {
 		return res, out, err
 	}

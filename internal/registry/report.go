@@ -78,6 +78,7 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 
 	switch o.Kind {
 	case Answered:
+		k.entry.unanswered = 0
 		t.answered(&k, &o, at)
 	case Overloaded:
 		h.rest = max(h.rest, at+tick(min(max(o.RetryAfter, leastRetryAfter), mostRetryAfter)))

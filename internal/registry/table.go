@@ -86,6 +86,7 @@ type entry struct {
 	digest       expert.Digest // the first seen; see digest.go
 	absent       tick          // when a complete walk found nobody; 0: never, or somebody was found since
 	looked       tick          // when it was looked up last; 0 or before: long ago
+	unanswered   tick          // when a call for it ended in vain after all was tried; 0: never, or somebody answered since
 	providers    []provider
 	slow         []quantile // by rowClass, as far as needed
 	about        *about     // nil until a host described it
@@ -261,6 +262,26 @@ func (t *Table) AbsentSince(id expert.ID, now time.Time) (time.Duration, bool) {
 		return 0, false
 	}
 	return time.Duration(max(0, at-e.absent)), true
+}
+
+// Unanswered notes that a call for an expert ended in vain: nobody who is known answered, nor was anybody else found.
+func (t *Table) Unanswered(id expert.ID, now time.Time) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.touch(id).unanswered = at
+}
+
+// UnansweredSince returns how long ago a call for an expert ended in vain; false if none did since somebody answered.
+func (t *Table) UnansweredSince(id expert.ID, now time.Time) (time.Duration, bool) {
+	at := t.tick(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.experts[id]
+	if e == nil || e.unanswered == 0 {
+		return 0, false
+	}
+	return time.Duration(max(0, at-e.unanswered)), true
 }
 
 // find returns the host's entry among the providers, or nil. It is valid until the providers change.
