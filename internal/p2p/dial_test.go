@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 )
@@ -63,4 +66,24 @@ func TestHost_TakesQUICAtOnceWhenTCPIsRefused(t *testing.T) {
 	require.NoError(t, a.Connect(t.Context(), info))
 	require.Less(t, time.Since(start), quicDelay, "the delay is for addresses that swallow packets")
 	require.True(t, isQUIC(a.Network().ConnsToPeer(b.ID())[0].RemoteMultiaddr()))
+}
+
+// libp2p takes a hundred failures in a row for a network that carries no UDP, or no IPv6, and lets one dial in a hundred through from
+// then on. Here they say something else: QUIC is dialled where TCP has failed, so mostly in vain, and whoever is cut off fails with all.
+func TestHost_DialsQUICHoweverOftenItFailed(t *testing.T) {
+	for name, addr := range map[string]string{
+		"IPv4": "/ip4/9.9.9.9/udp/0/quic-v1", // a public address, and a port to which the system sends nothing
+		"IPv6": "/ip6/2620:fe::9/udp/0/quic-v1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newHost(t, loopback())
+			info := peer.AddrInfo{ID: test.RandPeerIDFatal(t), Addrs: []ma.Multiaddr{ma.StringCast(addr)}}
+			for range 105 {
+				a.ForgetFailures(info.ID)
+				err := a.Connect(t.Context(), info)
+				require.Error(t, err)
+				require.NotErrorIs(t, err, swarm.ErrDialRefusedBlackHole)
+			}
+		})
+	}
 }
