@@ -23,6 +23,9 @@ const (
 	// The pause between two tries doubles from the first to the second.
 	firstPause = 500 * time.Millisecond
 	lastPause  = time.Minute
+	// lastLonePause is how often whoever is alone looks for remembered peers in the end: there may be 256 of them, and nobody asked for
+	// them to be dialled, as the operator did for bootstrap peers.
+	lastLonePause = 10 * time.Minute
 	// settled: a connection that lived so long was fine, and the next pause is the first again.
 	settled = 10 * time.Minute
 	// enoughPeers in the routing table: a bootstrap peer is not needed then, and is left alone (a large swarm's has others to serve)
@@ -137,24 +140,23 @@ func (b *bootstrapPeer) name() string {
 	return addrs[0].String()
 }
 
-// useCache joins by the peers of earlier days, at the start and whenever everybody is gone.
+// useCache joins by the peers of earlier days, at the start and whenever everybody is gone: soon, then with growing pauses, which begin
+// anew once anybody was there.
 func (s *Service) useCache(ctx context.Context) {
-	pauses := &backoff.ExponentialBackOff{InitialInterval: firstPause, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: lastPause}
+	pauses := &backoff.ExponentialBackOff{InitialInterval: firstPause, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: lastLonePause}
 	pauses.Reset()
 	for ctx.Err() == nil {
 		s.tryRemembered(ctx)
 		s.cacheTried.Store(true)
-		if s.tableSize() > 0 {
-			pauses.Reset()
-		}
-		pause := pauses.NextBackOff()
-		for s.tableSize() > 0 {
+		next := time.Now().Add(pauses.NextBackOff())
+		for met := s.tableSize() > 0; met || time.Now().Before(next); met = s.tableSize() > 0 {
+			if met {
+				pauses.Reset()
+				next = time.Now().Add(pauses.NextBackOff())
+			}
 			if !sleep(ctx, tick) {
 				return
 			}
-		}
-		if !sleep(ctx, pause) {
-			return
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"bytes"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/discovery"
@@ -142,6 +144,66 @@ func TestJoin_AgainAfterAPartition(t *testing.T) {
 		found, err := nodes[3].Discovery.Walk(t.Context(), 1)
 		require.NoError(t, err)
 		require.Len(t, found, 1)
+	})
+}
+
+// dials counts what a node logs of remembered peers that it dialled in vain.
+type dials struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (d *dials) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("remembered peer unreachable")) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.n++
+	}
+	return len(line), nil
+}
+
+// take returns the count, and begins a new one.
+func (d *dials) take() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer func() { d.n = 0 }()
+	return d.n
+}
+
+func TestJoin_AloneEasesOffWithThoseItRemembers(t *testing.T) {
+	const others = 3
+	swarmtest.Simulate(t, others+2, 1, func(t *testing.T, sim *swarmtest.Sim) {
+		servers(t, sim, others)
+		var vain dials
+		server := func(cfg *discovery.Config) { cfg.DHT = discovery.ModeServer }
+		node := swarmtest.NewNode(t, sim.Hosts[others], nil, server, discovery.WithLogger(zerolog.New(&vain)))
+		swarmtest.Connect(t, sim.Hosts[others], sim.Hosts[0]) // nobody is its bootstrap: all that it has later is its memory
+		time.Sleep(time.Minute)
+		require.Equal(t, others, status(node).Peers)
+		require.Zero(t, vain.take())
+
+		sim.Weather.CutOff(others, others)
+		time.Sleep(5 * time.Minute)
+		require.Zero(t, status(node).Peers)
+		require.GreaterOrEqual(t, vain.take(), 3*others, "it looks for them soon, and again")
+		time.Sleep(25 * time.Minute)
+		vain.take()
+		time.Sleep(time.Hour) // after a hundred dials in vain libp2p would refuse to dial at all; a p2p.Host has that switched off
+		hourly := vain.take()
+		require.LessOrEqual(t, hourly, 10*others, "every ten minutes, dice between half and one and a half")
+		require.GreaterOrEqual(t, hourly, 3*others, "it never gives up")
+
+		// Somebody who comes and goes is reason enough to look for the others again at once.
+		guest := swarmtest.NewNode(t, sim.Hosts[others+1], nil, server)
+		swarmtest.Connect(t, sim.Hosts[others+1], sim.Hosts[others])
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 1, status(node).Peers)
+		vain.take()
+		require.NoError(t, sim.Hosts[others+1].Network().ClosePeer(node.Host.ID()))
+		guest.Stop(t)
+		sim.Weather.Heal()
+		time.Sleep(time.Minute)
+		require.NotZero(t, status(node).Peers, "back within a minute though pauses had grown to ten")
 	})
 }
 
