@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -173,9 +174,13 @@ func misfortune(ctx context.Context, cfg Config, hosts []*Host, r *record) error
 		if !sleep(ctx, cfg.Duration/3) {
 			return nil
 		}
-		r.event("host 3 frozen (SIGSTOP)")
-		if err := hosts[2].Freeze(); err != nil {
+		switch err := hosts[2].Freeze(); {
+		case errors.Is(err, errors.ErrUnsupported):
+			r.event("host 3 not frozen: " + err.Error())
+		case err != nil:
 			return fmt.Errorf("freezing a host: %w", err)
+		default:
+			r.event("host 3 frozen (SIGSTOP)")
 		}
 	}
 	return nil

@@ -3,6 +3,6 @@
 //
 //	demo.go    the story
 //	record.go  what the callers see, and the figures made of it
-//	host.go    one kwaaid child process (the end-to-end tests use it too)
+//	host.go    one kwaaid child process (the end-to-end tests use it too); how it is frozen, per system, beside it
 //	model.go   the built-in model, and what its experts answer
 package demo

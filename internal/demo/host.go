@@ -50,8 +50,7 @@ type Host struct {
 func StartHost(ctx context.Context, binary string, args, env []string) (*Host, error) {
 	cmd := exec.Command(binary, append([]string{"run", "--json"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
-	// A group of its own, so that Ctrl-C on a terminal reaches the parent alone, which then ends its children in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = ownGroup()
 	h := &Host{cmd: cmd, log: &tail{}, exited: make(chan struct{})}
 	cmd.Stderr = h.log
 	stdout, err := cmd.StdoutPipe()
@@ -124,16 +123,19 @@ func (h *Host) Kill() {
 	h.close()
 }
 
-// Freeze stops the process without ending it (SIGSTOP): its sockets stay open and silent.
-func (h *Host) Freeze() error { return h.cmd.Process.Signal(syscall.SIGSTOP) }
+// Freeze stops the process without ending it (SIGSTOP): its sockets stay open and silent. The error matches errors.ErrUnsupported where
+// the system has no such thing.
+func (h *Host) Freeze() error { return freeze(h.cmd.Process) }
 
 // Thaw lets a frozen process go on.
-func (h *Host) Thaw() error { return h.cmd.Process.Signal(syscall.SIGCONT) }
+func (h *Host) Thaw() error { return thaw(h.cmd.Process) }
 
-// Stop asks the process to drain (SIGTERM) and waits until it is gone; when ctx ends first, it is killed.
-// It returns the process's own error: nil for exit code 0.
+// Stop asks the process to drain (SIGTERM) and waits until it is gone; when ctx ends first, or where processes cannot be asked, it is
+// killed. It returns the process's own error: nil for exit code 0.
 func (h *Host) Stop(ctx context.Context) error {
-	_ = h.cmd.Process.Signal(syscall.SIGTERM)
+	if err := h.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, errors.ErrUnsupported) {
+		_ = h.cmd.Process.Kill()
+	}
 	_ = h.Thaw()
 	select {
 	case <-h.exited:
