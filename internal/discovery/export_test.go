@@ -34,9 +34,10 @@ func (s *Service) WalkEnded(id expert.ID) <-chan struct{} {
 
 // Records returns how many records of others and its own the service keeps on disk or in memory.
 func (s *Service) Records() int {
-	s.store.mu.Lock()
-	defer s.store.mu.Unlock()
-	return s.store.total
+	r := s.store.at.Load()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.total
 }
 
 // MaxRecordsPerPeer is the bound of records for one peer.

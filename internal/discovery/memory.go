@@ -47,6 +47,11 @@ func (m *memory) GetSize(ctx context.Context, key datastore.Key) (int, error) {
 }
 
 func (m *memory) Put(_ context.Context, key datastore.Key, value []byte) error {
+	m.put(key, value)
+	return nil
+}
+
+func (m *memory) put(key datastore.Key, value []byte) {
 	group, part := cut(key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -54,7 +59,6 @@ func (m *memory) Put(_ context.Context, key datastore.Key, value []byte) error {
 		m.groups[group] = map[string][]byte{}
 	}
 	m.groups[group][part] = value
-	return nil
 }
 
 func (m *memory) Delete(_ context.Context, key datastore.Key) error {

@@ -69,8 +69,8 @@ func TestStore_BoundsThePeersButNotItself(t *testing.T) {
 			fill(t, s, "modest", 10)
 			require.Equal(t, maxRecordsPerPeer+10, stored(t, s, "/providers"))
 			fill(t, s, "greedy", maxRecordsPerPeer) // the same again: refreshed, not counted twice
-			require.Equal(t, maxRecordsPerPeer+10, s.total)
-			require.Equal(t, 300, s.refused)
+			require.Equal(t, maxRecordsPerPeer+10, s.at.Load().total)
+			require.Equal(t, 300, s.at.Load().refused)
 			require.NoError(t, s.Delete(t.Context(), recordKey(0, "greedy")))
 			require.NoError(t, s.Delete(t.Context(), recordKey(0, "greedy")))
 			require.False(t, s.full("greedy"))
@@ -87,8 +87,8 @@ func TestStore_CountsWhatIsOnDisk(t *testing.T) {
 	fill(t, s, "b", 5)
 	require.NoError(t, s.Close())
 	s = open(t, dir)
-	require.Equal(t, 12, s.total)
-	require.Equal(t, map[string]int{peerPart("a"): 7, peerPart("b"): 5}, s.perPeer)
+	require.Equal(t, 12, s.at.Load().total)
+	require.Equal(t, map[string]int{peerPart("a"): 7, peerPart("b"): 5}, s.at.Load().perPeer)
 }
 
 func TestStore_BeginsAnewWhenItIsDamaged(t *testing.T) {
