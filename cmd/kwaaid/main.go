@@ -54,7 +54,7 @@ type cli struct {
 // app is what every command gets.
 type app struct {
 	*cli
-	ctx    context.Context // ends at the first SIGINT or SIGTERM
+	ctx    context.Context // ends at the first SIGINT or SIGTERM, or when the terminal is closed
 	lines  bool            // stdout is a document a line: log lines, at last maybe that of a failure
 	stdin  io.Reader
 	stdout io.Writer
@@ -67,7 +67,11 @@ func main() {
 
 // run is the whole program but for the process around it, so that tests can run it as they run the binary.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // not under nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	// After the first signal the second one has its usual effect: it ends the process at once.
 	defer context.AfterFunc(ctx, stop)()

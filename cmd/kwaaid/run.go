@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -54,6 +56,8 @@ func (c *runCmd) overrides(a *app) []config.Override {
 
 // Run runs the node until the first signal, and then drains it; a second signal ends the process at once.
 func (c *runCmd) Run(a *app) error {
+	// Go ends a program whose stdout or stderr nobody reads any more. That who reads the log has died is no reason for a host to die.
+	signal.Ignore(syscall.SIGPIPE)
 	cfg, err := config.Load(c.Config, os.Environ(), c.overrides(a)...)
 	if err != nil {
 		return configError(err)

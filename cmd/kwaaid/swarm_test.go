@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -117,6 +119,48 @@ func TestRun_DrainsOnSIGTERMAndExitsWithZero(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, h.Stop(ctx))
+}
+
+func TestRun_DrainsWhenItsTerminalIsClosed(t *testing.T) {
+	h := startNode(t)
+	process, err := os.FindProcess(h.PID())
+	require.NoError(t, err)
+	require.NoError(t, process.Signal(syscall.SIGHUP))
+	require.Eventually(t, func() bool { return strings.Contains(h.Log(), `"drained"`) }, 30*time.Second, 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, h.Stop(ctx))
+}
+
+func TestRun_OutlivesWhoReadsItsLog(t *testing.T) {
+	for name, args := range map[string][]string{"for machines": {"--json"}, "for people": nil} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			addr := l.Addr().String()
+			require.NoError(t, l.Close())
+			path, env := testee(t)
+			cmd := exec.Command(path, append(args, "run", "--data", t.TempDir(), "--listen", "/ip4/127.0.0.1/tcp/0", "--api", addr, "--grpc", "127.0.0.1:0",
+				"--expert", "id=7,kind=identity,hidden=8")...)
+			cmd.Env = append(os.Environ(), env...)
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			stderr, err := cmd.StderrPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			require.NoError(t, stdout.Close())
+			require.NoError(t, stderr.Close())
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			client := api.NewClient(addr, "")
+			defer client.Close()
+			require.Eventually(t, func() bool {
+				r, err := client.Ready(t.Context())
+				return err == nil && r.Ready
+			}, 30*time.Second, 10*time.Millisecond, "it has written its first lines by then")
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+			require.NoError(t, cmd.Wait(), "drained, though its last lines could not be written")
+		})
+	}
 }
 
 func TestRun_RefusesADataDirectoryInUseAndAPortTaken(t *testing.T) {

@@ -63,7 +63,7 @@ func openStore(dir string, self peer.ID, log zerolog.Logger) (*store, error) {
 	}
 	s.disk = db
 	r := newRecordSet(db, peerPart(self))
-	if err := r.count(); err != nil {
+	if err := r.count(context.Background()); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	s.at.Store(r)
@@ -93,15 +93,15 @@ func openLevelDB(path string, log zerolog.Logger) (*leveldb.Datastore, error) {
 }
 
 // count takes stock of what is on disk.
-func (r *recordSet) count() error {
-	return r.each(query.Query{KeysOnly: true}, func(e query.Entry) {
+func (r *recordSet) count(ctx context.Context) error {
+	return r.each(ctx, query.Query{KeysOnly: true}, func(e query.Entry) {
 		r.perPeer[partOf(datastore.RawKey(e.Key))]++
 		r.total++
 	})
 }
 
-func (r *recordSet) each(q query.Query, do func(query.Entry)) error {
-	results, err := r.Query(context.Background(), q)
+func (r *recordSet) each(ctx context.Context, q query.Query, do func(query.Entry)) error {
+	results, err := r.Query(ctx, q)
 	if err != nil {
 		return fmt.Errorf("DHT records: %w", err)
 	}
@@ -196,19 +196,19 @@ func (s *store) apply(ctx context.Context, changes []change) error {
 	if err == nil || r.Batching != s.disk || ctx.Err() != nil {
 		return err
 	}
-	s.move.Do(func() { s.at.Store(s.inMemory(r, err)) })
+	s.move.Do(func() { s.at.Store(s.inMemory(ctx, r, err)) })
 	return s.at.Load().apply(ctx, changes)
 }
 
 // inMemory copies what can be read of records that cannot be written because of err.
-func (s *store) inMemory(r *recordSet, err error) *recordSet {
+func (s *store) inMemory(ctx context.Context, r *recordSet, err error) *recordSet {
 	s.log.Error().Err(err).Msg("DHT records cannot be written, keeping them in memory until the next start: is the disk full? see kwaaid doctor")
 	m := newMemory()
-	if err := r.each(query.Query{}, func(e query.Entry) { m.put(datastore.RawKey(e.Key), e.Value) }); err != nil {
+	if err := r.each(ctx, query.Query{}, func(e query.Entry) { m.put(datastore.RawKey(e.Key), e.Value) }); err != nil {
 		s.log.Warn().Err(err).Msg("DHT records cannot be read either, waiting for others to announce again")
 	}
 	copied := newRecordSet(m, r.self)
-	if err := copied.count(); err != nil {
+	if err := copied.count(ctx); err != nil {
 		s.log.Warn().Err(err).Msg("DHT records cannot be counted")
 	}
 	return copied

@@ -15,7 +15,7 @@ func fillDisk(t *testing.T, path string) {
 	t.Helper()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
-	defer full.Close() //nolint:errcheck // nothing was written
+	defer full.Close()
 	fds, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	found := 0
