@@ -40,16 +40,24 @@ const maxOutput = 4 << 30
 // maxShort bounds documents of a few lines: errors, readiness.
 const maxShort = 1 << 20
 
+// patience bounds the wait for a document that a node has at hand, or finds within the 10 s of a look-up. A node that hangs takes connections
+// all the same, as its system does that, and would be waited for without an end.
+const patience = 30 * time.Second
+
+// errHangs is the cause of giving up.
+var errHangs = fmt.Errorf("%w: it hangs, or its machine does; `kwaaid doctor` tells more", context.DeadlineExceeded)
+
 // ErrNoNode: nothing answers at the node's address.
 var ErrNoNode = errors.New("no node")
 
 // Client calls the HTTP address of a node. Its methods return *Error where the node answered with one, and an error that
 // matches ErrNoNode where nobody did.
 type Client struct {
-	base  string
-	addr  string
-	token string
-	http  *http.Client
+	base     string
+	addr     string
+	token    string
+	http     *http.Client
+	patience time.Duration
 }
 
 // NewClient returns a client of the node at addr (HOST:PORT, or a URL); token may be empty. Close ends its connections.
@@ -59,9 +67,10 @@ func NewClient(addr, token string) *Client {
 		base = "http://" + addr
 	}
 	return &Client{
-		base:  strings.TrimSuffix(base, "/"),
-		addr:  addr,
-		token: token,
+		base:     strings.TrimSuffix(base, "/"),
+		addr:     addr,
+		token:    token,
+		patience: patience,
 		http: &http.Client{Transport: &http.Transport{
 			MaxIdleConnsPerHost:    8,
 			IdleConnTimeout:        time.Minute,
@@ -267,6 +276,11 @@ func get[T any](ctx context.Context, c *Client, method, path string, in any) (T,
 		}
 		body, contentType = bytes.NewReader(doc), "application/json"
 	}
+	if method == http.MethodGet {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.patience, errHangs)
+		defer cancel()
+	}
 	resp, err := c.do(ctx, method, path, contentType, body, "application/json")
 	if err != nil {
 		return out, err
@@ -300,7 +314,7 @@ func (c *Client) do(ctx context.Context, method, path, contentType string, body 
 	case err == nil:
 		return resp, nil
 	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return nil, fmt.Errorf("no answer from the node at %s: %w", c.addr, context.Cause(ctx))
 	default:
 		return nil, fmt.Errorf("%w at %s; start one with `kwaaid run` (%w)", ErrNoNode, c.addr, err)
 	}
