@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -50,22 +51,29 @@ type Host struct {
 func StartHost(ctx context.Context, binary string, args, env []string) (*Host, error) {
 	cmd := exec.Command(binary, append([]string{"run", "--json"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = ownGroup()
+	cmd.SysProcAttr = childOfOurs()
 	h := &Host{cmd: cmd, log: &tail{}, exited: make(chan struct{})}
 	cmd.Stderr = h.log
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting a host: %w", err)
-	}
-	up := make(chan Up, 1)
+	started, up := make(chan error, 1), make(chan Up, 1)
 	go func() {
 		defer close(h.exited)
-		h.follow(stdout, up)
-		h.err = cmd.Wait()
+		// What Linux ends with its parent, it ends with the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		h.err = cmd.Start()
+		started <- h.err
+		if h.err == nil {
+			h.follow(stdout, up)
+			h.err = cmd.Wait()
+		}
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("starting a host: %w", err)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("a host did not listen within %v", startTimeout))
 	defer cancel()
 	select {

@@ -7,8 +7,13 @@ import (
 	"syscall"
 )
 
-// ownGroup gives a child a group of its own, so that Ctrl-C on a terminal reaches the parent alone, which then ends its children in order.
-func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// childOfOurs gives a child a group of its own, so that Ctrl-C on a terminal reaches the parent alone, which then ends its children in order;
+// and has it end with the parent, where the system can.
+func childOfOurs() *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{Setpgid: true}
+	endWithParent(attributes)
+	return attributes
+}
 
 func freeze(p *os.Process) error { return p.Signal(syscall.SIGSTOP) }
 

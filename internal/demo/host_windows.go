@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// ownGroup gives a child a group of its own, so that Ctrl-C on a terminal reaches the parent alone, which then ends its children in order.
-func ownGroup() *syscall.SysProcAttr {
+// childOfOurs gives a child a group of its own, so that Ctrl-C on a terminal reaches the parent alone, which then ends its children in order.
+func childOfOurs() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
