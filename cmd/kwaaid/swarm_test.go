@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -126,7 +127,10 @@ func TestRun_DrainsWhenItsTerminalIsClosed(t *testing.T) {
 	process, err := os.FindProcess(h.PID())
 	require.NoError(t, err)
 	require.NoError(t, process.Signal(syscall.SIGHUP))
-	require.Eventually(t, func() bool { return strings.Contains(h.Log(), `"drained"`) }, 30*time.Second, 10*time.Millisecond)
+	// Until it is gone no second signal may reach it.
+	gone := func() bool { return errors.Is(process.Signal(syscall.Signal(0)), os.ErrProcessDone) }
+	require.Eventually(t, gone, 30*time.Second, 10*time.Millisecond)
+	require.Contains(t, h.Log(), `"drained"`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, h.Stop(ctx))
