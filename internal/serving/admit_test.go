@@ -138,6 +138,7 @@ func TestAdmit_SaysWhenToComeAgain(t *testing.T) {
 		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, WithSlots(1))
 		host(t, h, 7, &fakeExpert{before: slowly(0, time.Millisecond)})
 		require.NoError(t, h.Local(context.Background(), input(100, 0), pairs(7))[0].Err)
+		synctest.Wait() // the answer is there before the pass is counted
 		require.Equal(t, time.Millisecond, h.Load().ServiceTime)
 
 		var out []*Ticket
@@ -169,6 +170,7 @@ func TestLoad_CountsWorkOnceWhenPassesShareTheMachine(t *testing.T) {
 		}
 		<-done
 		<-done
+		synctest.Wait()
 		require.Equal(t, 500*time.Microsecond, h.Load().ServiceTime)
 	})
 }
