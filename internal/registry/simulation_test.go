@@ -154,6 +154,9 @@ func (q *queueing) play(seed uint64) (took []time.Duration, got []int) {
 			if err != nil {
 				panic(err)
 			}
+			if pick.Ping != "" { // as dispatch does; a host answers pings while it computes
+				todo.add(now+q.rtt, func(now time.Duration) { table.Ponged(pick.Ping, q.rtt, start.Add(now)) })
+			}
 			h := int(pick.Peer[0] - '0')
 			got[h]++
 			todo.add(now+q.rtt/2, func(now time.Duration) {
