@@ -254,14 +254,7 @@ func (t *Table) LookUpFailed(id expert.ID, now time.Time) {
 
 // AbsentSince returns how long ago a complete walk found nobody; false if none did since somebody was known.
 func (t *Table) AbsentSince(id expert.ID, now time.Time) (time.Duration, bool) {
-	at := t.tick(now)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e := t.experts[id]
-	if e == nil || e.absent == 0 {
-		return 0, false
-	}
-	return time.Duration(max(0, at-e.absent)), true
+	return t.since(id, now, func(e *entry) tick { return e.absent })
 }
 
 // Unanswered notes that a call for an expert ended in vain: nobody who is known answered, nor was anybody else found.
@@ -274,14 +267,19 @@ func (t *Table) Unanswered(id expert.ID, now time.Time) {
 
 // UnansweredSince returns how long ago a call for an expert ended in vain; false if none did since somebody answered.
 func (t *Table) UnansweredSince(id expert.ID, now time.Time) (time.Duration, bool) {
+	return t.since(id, now, func(e *entry) tick { return e.unanswered })
+}
+
+// since returns how long ago something happened to an expert; false where it is not known, or its time is 0.
+func (t *Table) since(id expert.ID, now time.Time, when func(*entry) tick) (time.Duration, bool) {
 	at := t.tick(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.experts[id]
-	if e == nil || e.unanswered == 0 {
+	if e == nil || when(e) == 0 {
 		return 0, false
 	}
-	return time.Duration(max(0, at-e.unanswered)), true
+	return time.Duration(max(0, at-when(e))), true
 }
 
 // find returns the host's entry among the providers, or nil. It is valid until the providers change.
