@@ -196,7 +196,7 @@ func (s *store) apply(ctx context.Context, changes []change) error {
 	if err == nil || r.Batching != s.disk || ctx.Err() != nil {
 		return err
 	}
-	s.move.Do(func() { s.at.Store(s.inMemory(ctx, r, err)) })
+	s.move.Do(func() { s.at.Store(s.inMemory(context.WithoutCancel(ctx), r, err)) }) // for all, whoever was first
 	return s.at.Load().apply(ctx, changes)
 }
 
