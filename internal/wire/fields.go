@@ -26,6 +26,9 @@ func nextField(message []byte) (f field, rest []byte, err error) {
 	if f.number, f.kind, n = protowire.ConsumeTag(message); n < 0 {
 		return f, nil, malformed(n)
 	}
+	if !f.number.IsValid() { // ConsumeTag takes numbers up to 2^31
+		return f, nil, fmt.Errorf("%w: field %d", ErrMalformed, f.number)
+	}
 	message = message[n:]
 	switch f.kind {
 	case protowire.VarintType:
@@ -45,6 +48,21 @@ func nextField(message []byte) (f field, rest []byte, err error) {
 		return f, nil, malformed(n)
 	}
 	return f, message[n:], nil
+}
+
+// fields counts a message's fields of that number, up to the first that is malformed.
+func fields(number protowire.Number, message []byte) (count int) {
+	for len(message) > 0 {
+		f, rest, err := nextField(message)
+		if err != nil {
+			break
+		}
+		if f.number == number {
+			count++
+		}
+		message = rest
+	}
+	return count
 }
 
 func malformed(n int) error { return fmt.Errorf("%w: %w", ErrMalformed, protowire.ParseError(n)) }

@@ -151,6 +151,9 @@ func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err 
 			if len(r.Pairs) > limits.Pairs {
 				continue // one too many is remembered, so that check refuses
 			}
+			if r.Pairs == nil {
+				r.Pairs = make([]expert.Pair, 0, min(1+fields(5, header), limits.Pairs+1))
+			}
 			r.Pairs = append(r.Pairs, expert.Pair{})
 			if err = room.read(f.bytes, &r.Pairs[len(r.Pairs)-1]); err != nil {
 				return r, 0, err
