@@ -81,7 +81,7 @@ soak: build ## ten minutes of calls while hosts come and go; no failure, no wron
 	KWAAID_BINARY=$(CURDIR)/$(BIN) KWAAID_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -timeout 0 -v -run 'TestSoak' ./cmd/kwaaid
 
 .PHONY: fuzz-smoke
-fuzz-smoke: ## every fuzz target for a few seconds (FUZZ=20s)
+fuzz-smoke: ## every fuzz target on some thousand inputs (FUZZ=1000000x)
 	.ci/fuzz $(FUZZ)
 
 .PHONY: lint
