@@ -115,9 +115,9 @@ func TestLoad_EnvironmentReadsListsMapsAndSections(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, got.Listen)
 	require.Empty(t, got.Announce)
-	name, err := expert.ParseName("m/3/17")
+	ref, err := expert.ParseRef("m/3/17")
 	require.NoError(t, err)
-	require.Equal(t, Fallbacks{{ID: 42}: {{ID: 43}, {ID: name.ID(), Name: "m/3/17"}}}, got.Fallbacks)
+	require.Equal(t, Fallbacks{{ID: 42}: {{ID: 43}, {ID: ref.ID, Name: "m/3/17"}}}, got.Fallbacks)
 	require.Len(t, got.Experts, 2)
 	require.Equal(t, expert.ID(8), *got.Experts[1].ID)
 	require.Equal(t, 3*time.Second, got.Serving.Drain)
@@ -249,9 +249,9 @@ fallbacks: {42: expert-43, "44": [43, 42]}
 		require.True(t, single)
 		ids = append(ids, id)
 	}
-	name, err := expert.ParseName("m/3/17")
+	ref, err := expert.ParseRef("m/3/17")
 	require.NoError(t, err)
-	require.Equal(t, []expert.ID{42, 43, 44, 18446744073709551615, name.ID()}, ids)
+	require.Equal(t, []expert.ID{42, 43, 44, 18446744073709551615, ref.ID}, ids)
 	require.Equal(t, Fallbacks{{ID: 42}: {{ID: 43}}, {ID: 44}: {{ID: 43}, {ID: 42}}}, got.Fallbacks)
 }
 

@@ -710,7 +710,7 @@ func TestCall_HostsThatCannotBeDialledUseUpNoRetries(t *testing.T) {
 	for seed := range uint64(50) {
 		synctest.Test(t, func(t *testing.T) {
 			dice := rand.New(rand.NewPCG(seed, 0))
-			w, d := newWorld(t, DefaultConfig(), WithDice(&lockedDice{r: dice}))
+			w, d := newWorld(t, DefaultConfig(), withDice(&lockedDice{r: dice}))
 			providers := []peer.ID{"here"}
 			for i := range 12 {
 				providers = append(providers, peer.ID(fmt.Sprintf("gone-%02d", i)))

@@ -51,7 +51,7 @@ type Dispatcher struct {
 	local   Local
 	metrics *Metrics
 	log     zerolog.Logger
-	dice    registry.Dice
+	dice    registry.Dice // safe for concurrent use
 
 	spare   sync.Pool // of *call, empty
 	lookups lookups
@@ -75,9 +75,6 @@ func WithMetrics(m *Metrics) Option { return func(d *Dispatcher) { d.metrics = m
 
 // WithLogger logs what an operator should know.
 func WithLogger(log zerolog.Logger) Option { return func(d *Dispatcher) { d.log = log } }
-
-// WithDice makes choices repeatable. The dice must be safe for concurrent use.
-func WithDice(dice registry.Dice) Option { return func(d *Dispatcher) { d.dice = dice } }
 
 // runtimeDice are the runtime's: fast, and safe for concurrent use.
 type runtimeDice struct{}

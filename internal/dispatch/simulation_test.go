@@ -103,7 +103,7 @@ func TestSimulation_LiarAmongFive(t *testing.T) {
 	most := 0
 	for seed := range worlds {
 		synctest.Test(t, func(t *testing.T) {
-			w, d := newWorld(t, DefaultConfig(), WithDice(&lockedDice{r: rand.New(rand.NewPCG(uint64(seed), 5))}))
+			w, d := newWorld(t, DefaultConfig(), withDice(&lockedDice{r: rand.New(rand.NewPCG(uint64(seed), 5))}))
 			var mu sync.Mutex
 			wrong := 0
 			w.provide(42, identity, "a", "b", "c", "d")

@@ -54,10 +54,13 @@ func newWorld(t testing.TB, cfg Config, options ...Option) (*world, *Dispatcher)
 		lag: time.Millisecond,
 	}
 	dice := &lockedDice{r: rand.New(rand.NewPCG(1, 2))}
-	d := New(cfg, w.table, w, w, (*localWorld)(w), append([]Option{WithDice(dice)}, options...)...)
+	d := New(cfg, w.table, w, w, (*localWorld)(w), append([]Option{withDice(dice)}, options...)...)
 	t.Cleanup(d.Close)
 	return w, d
 }
+
+// withDice makes choices repeatable. The dice must be safe for concurrent use.
+func withDice(dice registry.Dice) Option { return func(d *Dispatcher) { d.dice = dice } }
 
 // lockedDice are repeatable.
 type lockedDice struct {

@@ -105,18 +105,6 @@ func ParseRef(s string) (Ref, error) {
 	}
 }
 
-// ParseName reads an expert's name, `MODEL[@REVISION]/LAYER/INDEX`.
-func ParseName(s string) (Name, error) {
-	r, err := ParseRef(s)
-	if err != nil {
-		return Name{}, err
-	}
-	if r.Name == nil {
-		return Name{}, nameError(s, "expected MODEL[@REVISION]/LAYER/INDEX")
-	}
-	return *r.Name, nil
-}
-
 // NewLayerName checks the parts of a layer's name; an empty revision becomes the default one.
 func NewLayerName(model, revision, layer string) (LayerName, error) {
 	if revision == "" {

@@ -115,8 +115,8 @@ func TestRoutes_SayWhatIsThere(t *testing.T) {
 func TestNames_KeepTheirSlashes(t *testing.T) {
 	f := newFace(t)
 	f.node.resolve = func(name string) (api.Resolved, error) {
-		n, err := expert.ParseName(name)
-		return api.Resolved{Expert: n.ID(), Name: n.String()}, err
+		ref, err := expert.ParseRef(name)
+		return api.Resolved{Expert: ref.ID, Name: ref.String()}, err
 	}
 	for path, want := range map[string]string{
 		"mixtral/0/3":               "mixtral/0/3",

@@ -211,9 +211,9 @@ func TestOIP_NamesAreReadFromTheRight(t *testing.T) {
 func TestOIP_DescribesServerAndModels(t *testing.T) {
 	f := newFace(t)
 	f.node.status = api.Status{Version: "v1.2.3"}
-	name, err := expert.ParseName("mixtral/0/3")
+	mixtral, err := expert.ParseRef("mixtral/0/3")
 	require.NoError(t, err)
-	f.node.experts = []api.Expert{{Expert: name.ID(), Hidden: 4096, State: expert.StateReady}, {Expert: 7, Hidden: 8, State: expert.StateLoading}}
+	f.node.experts = []api.Expert{{Expert: mixtral.ID, Hidden: 4096, State: expert.StateReady}, {Expert: 7, Hidden: 8, State: expert.StateLoading}}
 	f.node.resolve = func(name string) (api.Resolved, error) {
 		if name == "expert-9" {
 			return api.Resolved{Expert: 9, Providers: []api.Provider{{Peer: "peer-b"}}}, nil

@@ -222,9 +222,15 @@ func bitsOf(x []float32) []uint32 {
 	return b
 }
 
-func newTestPool(t testing.TB, threads int, options ...PoolOption) *Pool {
+func newTestPool(t testing.TB, threads int) *Pool {
 	t.Helper()
-	p := NewPool(threads, options...)
+	return newTestPoolOf(t, threads, PathAuto)
+}
+
+// newTestPoolOf makes a pool that computes in one given way.
+func newTestPoolOf(t testing.TB, threads int, path Path) *Pool {
+	t.Helper()
+	p := newPool(threads, path)
 	t.Cleanup(p.Close)
 	return p
 }

@@ -37,7 +37,7 @@ type products struct {
 	pairs bool                 // takes activations as bf16, else as float32
 }
 
-// product makes a table of products for one row up to most.
+// productTable makes a table of products for one row up to most.
 func productTable(most int, pairs bool, f func(rows int) productFunc) products {
 	p := products{most: most, pairs: pairs}
 	for r := range most {

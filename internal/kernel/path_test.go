@@ -14,10 +14,10 @@ import (
 func vectorPaths() []Path { return Paths()[1:] }
 
 func TestPaths_GiveTheSameBits(t *testing.T) {
-	portable := newTestPool(t, 1, WithPath(PathPortable))
+	portable := newTestPoolOf(t, 1, PathPortable)
 	pools := map[Path]*Pool{}
 	for _, path := range vectorPaths() {
-		pools[path] = newTestPool(t, 2, WithPath(path))
+		pools[path] = newTestPoolOf(t, 2, path)
 	}
 	for i, s := range shapes() {
 		t.Run(s.String(), func(t *testing.T) {
@@ -68,14 +68,14 @@ func TestPaths_GiveTheSameBitsForAllBatchSizes(t *testing.T) {
 			p := newModel(rnd, s).pack(t)
 			x := randomRows(rnd, most*s.hidden)
 			want, got := make([]float32, len(x)), make([]float32, len(x))
-			portable := newTestPool(t, 1, WithPath(PathPortable))
+			portable := newTestPoolOf(t, 1, PathPortable)
 			for n := range Numerics(numerics) {
 				if p.Numerics(n) != n {
 					continue
 				}
 				p.Forward(portable, want, x, most, n)
 				for _, path := range vectorPaths() {
-					pool := newTestPool(t, 2, WithPath(path))
+					pool := newTestPoolOf(t, 2, path)
 					for rows := 1; rows <= most; rows++ {
 						p.Forward(pool, got, x, rows, n)
 						require.Equal(t, bitsOf(want[:rows*s.hidden]), bitsOf(got[:rows*s.hidden]), "%v, %v, %d rows", path, n, rows)
@@ -88,10 +88,10 @@ func TestPaths_GiveTheSameBitsForAllBatchSizes(t *testing.T) {
 
 // Weights that are infinite, NaN or subnormal, and sums that overflow, are where instructions would differ first.
 func TestPaths_GiveTheSameBitsForAnyBitsOfWeights(t *testing.T) {
-	portable := newTestPool(t, 1, WithPath(PathPortable))
+	portable := newTestPoolOf(t, 1, PathPortable)
 	pools := map[Path]*Pool{}
 	for _, path := range vectorPaths() {
-		pools[path] = newTestPool(t, 1, WithPath(path))
+		pools[path] = newTestPoolOf(t, 1, path)
 	}
 	for d := range DType(dtypes) {
 		for seed := range uint64(8) {
@@ -157,10 +157,10 @@ func TestPaths_ActivateAlike(t *testing.T) {
 func FuzzPaths(f *testing.F) {
 	f.Add(uint64(1), uint16(64), uint16(64), byte(BF16), byte(0), byte(3))
 	f.Add(uint64(2), uint16(77), uint16(131), byte(F8E4M3), byte(9), byte(13))
-	portable := newTestPool(f, 1, WithPath(PathPortable))
+	portable := newTestPoolOf(f, 1, PathPortable)
 	pools := map[Path]*Pool{}
 	for _, path := range vectorPaths() {
-		pools[path] = newTestPool(f, 2, WithPath(path))
+		pools[path] = newTestPoolOf(f, 2, path)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64, hidden, inner uint16, dtype, kind, rows byte) {
 		s := shape{hidden: int(hidden)%300 + 1, inner: int(inner)%300 + 1, dtype: DType(int(dtype) % dtypes)}

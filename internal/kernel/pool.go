@@ -28,28 +28,17 @@ type Pool struct {
 	done   sync.WaitGroup
 }
 
-// PoolOption changes how a pool is made.
-type PoolOption func(*Pool)
-
-// WithPath makes a pool compute in one given way, for tests and comparisons. NewPool panics if this machine cannot; see Paths.
-func WithPath(path Path) PoolOption {
-	return func(p *Pool) { p.set = kernelsFor(path) }
-}
-
 // NewPool makes a pool of that many threads, or of as many as the process may use (GOMAXPROCS, which heeds limits of a cgroup) where threads
 // is 0. Its workers end with Close.
-func NewPool(threads int, options ...PoolOption) *Pool {
+func NewPool(threads int) *Pool { return newPool(threads, PathAuto) }
+
+// newPool makes a pool that computes in one given way; it panics if this machine cannot.
+func newPool(threads int, path Path) *Pool {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{threads: threads}
+	p := &Pool{threads: threads, set: kernelsFor(path)}
 	p.wake.L = &p.mu
-	for _, o := range options {
-		o(p)
-	}
-	if p.set == nil {
-		p.set = kernelsFor(PathAuto)
-	}
 	p.calls.New = func() any { return p.newCall() }
 	for range threads - 1 {
 		p.done.Go(p.work)

@@ -112,7 +112,7 @@ func TestPool_CloseEndsItsWorkers(t *testing.T) {
 
 func TestPool_ResolvesFast(t *testing.T) {
 	for _, path := range Paths() {
-		pool := newTestPool(t, 1, WithPath(path))
+		pool := newTestPoolOf(t, 1, path)
 		require.Equal(t, path, pool.Path())
 		require.Equal(t, Tile, pool.Resolve(Tile))
 		want := Exact
@@ -122,7 +122,7 @@ func TestPool_ResolvesFast(t *testing.T) {
 		require.Equal(t, want, pool.Resolve(Fast))
 	}
 	require.Equal(t, runtime.GOMAXPROCS(0), newTestPool(t, 0).Threads())
-	require.Panics(t, func() { NewPool(1, WithPath(PathBF16+1)) })
+	require.Panics(t, func() { newPool(1, PathBF16+1) })
 }
 
 func TestPackedFFN_OutlivesItsSource(t *testing.T) {

@@ -159,7 +159,7 @@ func (b *bench) layerTarget(name expert.LayerName) (t target, err error) {
 	}
 	t.work = times(t.work, 1/float64(len(t.batches)))
 	if s := t.layer.Shared; s != nil {
-		b.add(&t, s.Spec(), b.req.Rows)
+		t.add(s.Spec(), b.req.Rows, b.core.engine.Pool.Native(kernel.Dot))
 	}
 	return t, nil
 }
@@ -170,14 +170,15 @@ func (b *bench) count(t *target, id expert.ID, rows int) error {
 	if !ok {
 		return fmt.Errorf("%w: %s is not hosted here", expert.ErrNotFound, id)
 	}
-	b.add(t, hosted.Spec, rows)
+	t.add(hosted.Spec, rows, b.core.engine.Pool.Native(kernel.Dot))
 	return nil
 }
 
-func (b *bench) add(t *target, s expert.Spec, rows int) {
+// add counts what rows through an expert cost. dotNative: dot is computed by an instruction of its own, else by FMA as the other numerics.
+func (t *target) add(s expert.Spec, rows int, dotNative bool) {
 	matrices := map[string]float64{expert.KindMLP: 2, expert.KindGLU: 3}[s.Kind]
 	flops := 2 * matrices * float64(s.Hidden) * float64(s.Inner) * float64(rows)
-	if s.Numerics == kernel.Dot.Version() && b.core.engine.Pool.Native(kernel.Dot) {
+	if s.Numerics == kernel.Dot.Version() && dotNative {
 		t.work.BF16 += flops
 	} else {
 		t.work.FMA += flops

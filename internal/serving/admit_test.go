@@ -135,7 +135,7 @@ func TestAdmit_ABusyExpertLeavesRoomForOthers(t *testing.T) {
 
 func TestAdmit_SaysWhenToComeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, WithSlots(1))
+		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, withSlots(1))
 		host(t, h, 7, &fakeExpert{before: slowly(0, time.Millisecond)})
 		require.NoError(t, h.Local(context.Background(), input(100, 0), pairs(7))[0].Err)
 		synctest.Wait() // the answer is there before the pass is counted
@@ -156,7 +156,7 @@ func TestAdmit_SaysWhenToComeAgain(t *testing.T) {
 
 func TestLoad_CountsWorkOnceWhenPassesShareTheMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(2))
+		h := newHost(t, nil, withSlots(2))
 		for id := range expert.ID(2) {
 			host(t, h, id, &fakeExpert{before: slowly(0, time.Millisecond)})
 		}

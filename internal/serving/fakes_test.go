@@ -13,6 +13,9 @@ import (
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
+// withSlots sets how many passes run at the same time.
+func withSlots(n int) Option { return func(h *Host) { h.width = n } }
+
 const fakeHidden = 4
 
 // fakeExpert maps each element v to 2v + shift. before, if set, runs first, on the pass's rows, and may fail or panic.

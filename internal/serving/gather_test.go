@@ -68,7 +68,7 @@ func TestPasses_DoNotLetALoneCallerWaitAfterALargerCall(t *testing.T) {
 
 func TestPasses_DoNotWaitWhileAnotherLaneDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		host(t, h, 1, &fakeExpert{before: slowly(10*time.Millisecond, 0)})
 		host(t, h, 2, &fakeExpert{before: slowly(10*time.Millisecond, 0)})
 		var all sync.WaitGroup
@@ -90,7 +90,7 @@ func TestPasses_DoNotWaitWhileAnotherLaneDoes(t *testing.T) {
 func TestPasses_OfManyLanesWaitInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const lanes, callers = 4, 16
-		h := newHost(t, nil, WithSlots(lanes))
+		h := newHost(t, nil, withSlots(lanes))
 		for i := range lanes {
 			host(t, h, expert.ID(i+1), &fakeExpert{before: slowly(10*time.Millisecond, 0)})
 		}

@@ -39,7 +39,7 @@ type Host struct {
 
 	// Invariant, outside the critical sections: a slot is free only if no lane waits.
 	slots     int // free ones
-	width     int // all slots
+	width     int // all slots: how many passes run at the same time
 	line      line
 	gathering *gathering // the lane that waits for callers; nil when none does
 	last      *lane      // whose pass ended last
@@ -80,9 +80,6 @@ func WithLogger(log zerolog.Logger) Option { return func(h *Host) { h.log = log 
 // WithMetrics makes the host count.
 func WithMetrics(m *Metrics) Option { return func(h *Host) { h.metrics = m } }
 
-// WithSlots sets how many passes run at the same time. The default is a slot per CPU that Go may use.
-func WithSlots(n int) Option { return func(h *Host) { h.width = max(n, 1) } }
-
 // New returns a host without experts. The error is cfg's.
 func New(cfg Config, opts ...Option) (*Host, error) {
 	if err := cfg.Validate(); err != nil {
@@ -95,7 +92,7 @@ func New(cfg Config, opts ...Option) (*Host, error) {
 		experts: make(map[expert.ID]*hosted),
 		changed: make(chan struct{}),
 		drained: make(chan struct{}),
-		width:   runtime.GOMAXPROCS(0),
+		width:   runtime.GOMAXPROCS(0), // a slot per CPU that Go may use
 		epoch:   time.Now(),
 	}
 	h.tickets.New = func() any { return &Ticket{host: h, done: make(chan struct{}, 1)} }

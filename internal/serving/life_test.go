@@ -235,7 +235,7 @@ func TestCanaryInput_IsTheSameEverywhere(t *testing.T) {
 
 func TestDrain_AnswersWhatWasTakenOnAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		host(t, h, 7, &fakeExpert{before: slowly(time.Second, 0)})
 		x := input(1, 0)
 		answers := make(chan expert.Result, 3)

@@ -25,7 +25,7 @@ func TestGoodput_StaysAtFourTimesTheCapacity(t *testing.T) {
 	// A pass of n rows takes 20 ms + n·10 ms: at most some 97 rows a second.
 	goodput := func(t *testing.T, callsPerSecond int) (answered float64, slowestRefusal time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
-			h := newHost(t, nil, WithSlots(1))
+			h := newHost(t, nil, withSlots(1))
 			host(t, h, 1, &fakeExpert{before: slowly(base, perRow)})
 			dice := rand.New(rand.NewPCG(1, uint64(callsPerSecond)))
 			var mu sync.Mutex
@@ -64,7 +64,7 @@ func TestGoodput_StaysAtFourTimesTheCapacity(t *testing.T) {
 // The same with a queue that is bounded by nothing but time, by callers of very different patience.
 func TestGoodput_OfMixedDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		host(t, h, 1, &fakeExpert{before: slowly(5*time.Millisecond, 5*time.Millisecond)}) // at most 200 rows a second
 		dice := rand.New(rand.NewPCG(2, 2))
 		var mu sync.Mutex

@@ -21,7 +21,7 @@ func TestHost_AnyInterleaving(t *testing.T) {
 	const experts, callers, calls = 4, 8, 300
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 24, 60 }, WithSlots(2), WithMetrics(nil))
+	h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 24, 60 }, withSlots(2), WithMetrics(nil))
 
 	// Rows that start with 13 panic while cursed is their batch-mate or not; some passes take their time, some are quick.
 	newExpert := func(shift float32) *fakeExpert {

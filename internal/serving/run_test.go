@@ -115,7 +115,7 @@ func TestRun_RefusesAnInputThatIsNotWhatWasAdmitted(t *testing.T) {
 
 func TestRun_ComputesTogetherWhatWaitsWhenAPassEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(2))
+		h := newHost(t, nil, withSlots(2))
 		var sizes []int
 		e := &fakeExpert{}
 		host(t, h, 1, e)
@@ -148,7 +148,7 @@ func TestRun_ComputesTogetherWhatWaitsWhenAPassEnds(t *testing.T) {
 
 func TestRun_ExpertsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 10, 1000 }, WithSlots(1))
+		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 10, 1000 }, withSlots(1))
 		for id := range expert.ID(2) {
 			e := &fakeExpert{}
 			host(t, h, id, e)
@@ -172,7 +172,7 @@ func TestRun_ExpertsTakeTurns(t *testing.T) {
 
 func TestRun_PairsForSeveralExpertsRunSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(4))
+		h := newHost(t, nil, withSlots(4))
 		for id := range expert.ID(8) {
 			host(t, h, id, &fakeExpert{before: slowly(time.Second, 0), shift: float32(id)})
 		}
@@ -187,7 +187,7 @@ func TestRun_PairsForSeveralExpertsRunSideBySide(t *testing.T) {
 
 func TestRun_ACallerLeavesAtItsDeadlineAndItsWorkIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		stopped := 0
 		e := &fakeExpert{}
 		e.before = func(ctx context.Context, rows int, x []float32) error {
@@ -235,7 +235,7 @@ func TestRun_ACallerLeavesAtItsDeadlineAndItsWorkIsDropped(t *testing.T) {
 
 func TestRun_ABatchGoesOnWhileAnyoneWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		e := &fakeExpert{before: slowly(time.Second, 0)}
 		host(t, h, 1, e)
 		x := input(1, 5)
@@ -257,7 +257,7 @@ func TestRun_ABatchGoesOnWhileAnyoneWaitsForIt(t *testing.T) {
 
 func TestRun_AnAnswerInTimeIsKeptWhenAnotherPairIsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(2))
+		h := newHost(t, nil, withSlots(2))
 		host(t, h, 1, &fakeExpert{before: slowly(time.Second, 0)})
 		host(t, h, 2, &fakeExpert{before: slowly(10*time.Millisecond, 0)})
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
@@ -319,7 +319,7 @@ func TestRun_OnlyTheCulpritOfABatchGetsItsError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
-				h := newHost(t, nil, WithSlots(1), WithLogger(zerolog.New(&log)))
+				h := newHost(t, nil, withSlots(1), WithLogger(zerolog.New(&log)))
 				e := &fakeExpert{}
 				host(t, h, 1, e)
 				results := batchOf(t, h, e, 6, func(_ context.Context, _ int, x []float32) error {
@@ -350,7 +350,7 @@ func TestRun_OnlyTheCulpritOfABatchGetsItsError(t *testing.T) {
 
 func TestRun_AnExpertThatIsBrokenAfterAPanicIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, nil, WithSlots(1))
+		h := newHost(t, nil, withSlots(1))
 		e := &fakeExpert{}
 		host(t, h, 1, e)
 		_, changed := h.Ready()
