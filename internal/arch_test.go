@@ -54,8 +54,8 @@ var floors = map[string]int{
 	"cmd":                 7,
 }
 
-// testsOnly may be imported by tests alone.
-const testsOnly = "internal/swarmtest"
+// forTests tells which packages may be imported by tests alone.
+func forTests(importPath string) bool { return strings.HasSuffix(importPath, "test") }
 
 // instead names the interface to use, by who imports and whom.
 var instead = map[[2]string]string{
@@ -120,9 +120,10 @@ func upward(packages []listed) []string {
 			to, ok := place(imported)
 			toFloor := floors[to]
 			switch {
-			case !ok || to == from:
-			case to == testsOnly:
-				wrong = append(wrong, fmt.Sprintf("%s imports %s, which is for tests", from, to))
+			case !ok:
+			case forTests(imported):
+				wrong = append(wrong, fmt.Sprintf("%s imports %s, which is for tests", from, strings.TrimPrefix(imported, module)))
+			case to == from:
 			case toFloor >= fromFloor:
 				remedy := cmp.Or(instead[[2]string{from, to}], "a small interface in "+from+", which node gives to whoever can")
 				wrong = append(wrong, fmt.Sprintf("%s (floor %d) imports %s (floor %d): use %s", from, fromFloor, to, toFloor, remedy))
@@ -130,7 +131,7 @@ func upward(packages []listed) []string {
 		}
 		// Tests may look sideways, at the real part behind an interface of theirs, but not up: that would be a test of the other.
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
-			if to, ok := place(imported); ok && to != from && to != testsOnly && floors[to] > fromFloor {
+			if to, ok := place(imported); ok && to != from && !forTests(imported) && floors[to] > fromFloor {
 				wrong = append(wrong, fmt.Sprintf("a test of %s (floor %d) imports %s (floor %d): it belongs there", from, fromFloor, to, floors[to]))
 			}
 		}
@@ -168,12 +169,14 @@ func TestUpward_FindsWhatIsWrong(t *testing.T) {
 		{ImportPath: module + "internal/wire", Imports: in("internal/registry"), TestImports: in("internal/swarmtest", "internal/api")},
 		{ImportPath: module + "internal/kernel/internal/gen", Imports: in("internal/kernel/internal/consts")},
 		{ImportPath: module + "internal/node", Imports: in("internal/swarmtest"), XTestImports: in("internal/rpc")},
+		{ImportPath: module + "internal/codec", Imports: in("internal/codec/codectest"), TestImports: in("internal/codec/codectest")},
 		{ImportPath: module + "internal/api", XTestImports: in("internal/node")},
 		{ImportPath: module + "internal/misc"},
 		{ImportPath: "example.org/other/internal/rpc", Imports: in("cmd/kwaaid")},
 	})
 	require.Equal(t, []string{
 		"a test of internal/api (floor 2) imports internal/node (floor 5): it belongs there",
+		"internal/codec imports internal/codec/codectest, which is for tests",
 		"internal/misc stands on no floor: give it one here and in doc.go",
 		"internal/node imports internal/swarmtest, which is for tests",
 		"internal/rpc (floor 3) imports internal/serving (floor 3): use rpc.Handler",

@@ -10,7 +10,7 @@
 //	  0    npy         NumPy's array files
 //	  0    sdnotify    what systemd wants to hear of a service
 //	  1    expert      the words all others use: ID, name, manifest, digest, Expert and its kinds, error sentinels
-//	  2    checkpoint  safetensors in and out, the layouts of the model families
+//	  2    checkpoint  safetensors read strictly, the layouts of the model families
 //	  2    wire        frames in and out; the one table that maps statuses to sentinels and back
 //	  2    registry    pure: who hosts what, health, breakers; Pick and Report
 //	  2    api         the JSON documents of /api/v1 and --json, and a client for them

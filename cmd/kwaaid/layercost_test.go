@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/api"
-	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/demo"
 )
@@ -41,21 +41,21 @@ func drawLayer(t testing.TB) string {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600))
 	dice := rand.New(rand.NewPCG(1, 2))
-	draw := func(name string, out, in int) checkpoint.Tensor {
+	draw := func(name string, out, in int) checkpointtest.Tensor {
 		values, data := make([]float32, out*in), make([]byte, 2*out*in)
 		for i := range values {
 			values[i] = (2*dice.Float32() - 1) / 32 // results stay near the inputs' size
 		}
 		codec.Encode(data, codec.BF16, values)
-		return checkpoint.Tensor{Name: "model.layers.0.mlp." + name + ".weight", DType: "BF16", Shape: []int{out, in}, Data: data}
+		return checkpointtest.Tensor{Name: "model.layers.0.mlp." + name + ".weight", DType: "BF16", Shape: []int{out, in}, Data: data}
 	}
-	tensors := []checkpoint.Tensor{draw("gate", costExperts, costHidden)}
+	tensors := []checkpointtest.Tensor{draw("gate", costExperts, costHidden)}
 	for e := range costExperts {
 		of := fmt.Sprintf("experts.%d.", e)
 		tensors = append(tensors,
 			draw(of+"gate_proj", costInner, costHidden), draw(of+"up_proj", costInner, costHidden), draw(of+"down_proj", costHidden, costInner))
 	}
-	require.NoError(t, checkpoint.WriteFile(filepath.Join(dir, "model.safetensors"), tensors))
+	checkpointtest.WriteFile(t, filepath.Join(dir, "model.safetensors"), tensors)
 	return dir
 }
 

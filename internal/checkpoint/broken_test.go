@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 )
 
 // copyOf copies a fixture's checkpoint, so that a test can spoil it.
@@ -44,7 +45,7 @@ func editJSON(t testing.TB, path string, edit func(map[string]any)) {
 }
 
 // editTensors changes the tensors of a safetensors file, by name.
-func editTensors(t testing.TB, path string, edit func(map[string]checkpoint.Tensor)) {
+func editTensors(t testing.TB, path string, edit func(map[string]checkpointtest.Tensor)) {
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
 	n := binary.LittleEndian.Uint64(raw)
@@ -54,19 +55,18 @@ func editTensors(t testing.TB, path string, edit func(map[string]checkpoint.Tens
 		Offsets [2]int `json:"data_offsets"`
 	}
 	require.NoError(t, json.Unmarshal(raw[8:8+n], &header))
-	data, tensors := raw[8+n:], map[string]checkpoint.Tensor{}
+	data, tensors := raw[8+n:], map[string]checkpointtest.Tensor{}
 	for name, h := range header {
 		if name != "__metadata__" {
-			tensors[name] = checkpoint.Tensor{Name: name, DType: h.DType, Shape: h.Shape, Data: data[h.Offsets[0]:h.Offsets[1]]}
+			tensors[name] = checkpointtest.Tensor{Name: name, DType: h.DType, Shape: h.Shape, Data: data[h.Offsets[0]:h.Offsets[1]]}
 		}
 	}
 	edit(tensors)
-	require.NoError(t, os.Remove(path))
-	ordered := make([]checkpoint.Tensor, 0, len(tensors))
+	ordered := make([]checkpointtest.Tensor, 0, len(tensors))
 	for _, name := range slices.Sorted(maps.Keys(tensors)) {
 		ordered = append(ordered, tensors[name])
 	}
-	require.NoError(t, checkpoint.WriteFile(path, ordered))
+	checkpointtest.WriteFile(t, path, ordered)
 }
 
 // loadAll opens a checkpoint and loads every expert, router and shared expert of it; it returns the first error.
@@ -189,7 +189,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"an expert of another shape": {
 			"moe/mixtral-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					w := ts["model.layers.1.block_sparse_moe.experts.5.w2.weight"]
 					w.Shape = []int{24, 32}
 					ts[w.Name] = w
@@ -199,7 +199,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"an expert of another dtype": {
 			"moe/mixtral-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					w := ts["model.layers.0.block_sparse_moe.experts.2.w3.weight"]
 					w.DType, w.Data = "BF16", w.Data[:len(w.Data)/2]
 					ts[w.Name] = w
@@ -209,7 +209,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"an expert of integers": {
 			"moe/mixtral-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					w := ts["model.layers.0.block_sparse_moe.experts.0.w1.weight"]
 					w.DType = "I32"
 					ts[w.Name] = w
@@ -219,7 +219,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"a missing expert": {
 			"moe/qwen3_moe-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					delete(ts, "model.layers.0.mlp.experts.7.up_proj.weight")
 				})
 			},
@@ -227,14 +227,14 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"a missing router": {
 			"moe/qwen3_moe-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) { delete(ts, "model.layers.0.mlp.gate.weight") })
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) { delete(ts, "model.layers.0.mlp.gate.weight") })
 			},
 			[]string{`no tensor "model.layers.0.mlp.gate.weight"`},
 		},
 		"a tensor without a part": {
 			"moe/qwen3_moe-f32", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
-					ts["model.layers.0.mlp.experts.0.up_proj.input_scale"] = checkpoint.Tensor{
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
+					ts["model.layers.0.mlp.experts.0.up_proj.input_scale"] = checkpointtest.Tensor{
 						Name: "model.layers.0.mlp.experts.0.up_proj.input_scale", DType: "F32", Data: make([]byte, 4),
 					}
 				})
@@ -257,7 +257,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"float8 without scales": {
 			"moe/deepseek_v3_fp8-bf16", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					delete(ts, "model.layers.1.mlp.experts.4.up_proj.weight_scale_inv")
 				})
 			},
@@ -265,7 +265,7 @@ func TestOpen_SaysWhatIsWrongWithADirectory(t *testing.T) {
 		},
 		"mxfp4 with other exponents": {
 			"moe/gpt_oss_mxfp4-bf16", func(t *testing.T, dir string) {
-				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+				editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 					w := ts["model.layers.0.mlp.experts.down_proj_scales"]
 					w.Shape = []int{8, 3, 64}
 					ts[w.Name] = w
@@ -316,7 +316,7 @@ func TestSelect_LayersThatCanBeUsedComeBesideTheErrorOfThoseThatCannot(t *testin
 func TestOpen_NamesAnArchitectureThatItDoesNotKnow(t *testing.T) {
 	dir := copyOf(t, "moe/mixtral-f32")
 	editJSON(t, dir+"/config.json", func(c map[string]any) { c["architectures"] = []string{"NewMoeForCausalLM"} })
-	editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+	editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 		for name, w := range ts {
 			delete(ts, name)
 			w.Name = strings.Replace(name, ".w1.weight", ".w1.qweight", 1)

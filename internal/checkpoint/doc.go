@@ -8,7 +8,6 @@
 //	header.go      the safetensors header, strictly
 //	file.go        an open safetensors file
 //	hashes.go      hashes of slices, remembered between runs
-//	write.go       writing one
 //	config.go      config.json, with the text model's section where there is one
 //	activation.go  what config.json says of activations and float8 blocks
 //	source.go      tensors by name over one file or the shards of an index
@@ -21,4 +20,6 @@
 //	layer.go       Layer: its experts, router and shared expert
 //	select.go      choosing experts by layer and index
 //	single.go      an expert in a file of its own
+//
+// Files for tests come from checkpointtest.
 package checkpoint

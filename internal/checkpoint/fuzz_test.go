@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
 )
@@ -50,7 +51,7 @@ func FuzzReadHeader(f *testing.F) {
 func FuzzOpen(f *testing.F) {
 	pool := kernel.NewPool(1)
 	f.Cleanup(pool.Close)
-	seed := func(config string, tensors ...Tensor) {
+	seed := func(config string, tensors ...checkpointtest.Tensor) {
 		var b bytes.Buffer
 		for i, t := range tensors {
 			n := int(elementBits[t.DType] / 8)
@@ -59,10 +60,12 @@ func FuzzOpen(f *testing.F) {
 			}
 			tensors[i].Data = make([]byte, n)
 		}
-		require.NoError(f, Write(&b, tensors))
+		checkpointtest.Write(f, &b, tensors)
 		f.Add([]byte(config), b.Bytes())
 	}
-	t := func(name, dtype string, shape ...int) Tensor { return Tensor{Name: name, DType: dtype, Shape: shape} }
+	t := func(name, dtype string, shape ...int) checkpointtest.Tensor {
+		return checkpointtest.Tensor{Name: name, DType: dtype, Shape: shape}
+	}
 	seed(`{"hidden_size":2}`, t("l.0.m.gate.weight", "F32", 1, 2), t("l.0.m.experts.0.w1.weight", "BF16", 3, 2),
 		t("l.0.m.experts.0.w2.weight", "BF16", 2, 3), t("l.0.m.experts.0.w3.weight", "BF16", 3, 2))
 	seed(`{"quantization_config":{"weight_block_size":[2,2]}}`,

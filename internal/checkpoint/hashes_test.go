@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
 )
@@ -18,11 +19,11 @@ func drawnFile(t *testing.T, path string, seed uint64) {
 	t.Helper()
 	drawn, err := expert.Draw(expert.Params{Kind: expert.KindGLU, Hidden: 32, Inner: 48, Init: &expert.Init{Seed: seed}})
 	require.NoError(t, err)
-	var tensors []checkpoint.Tensor
+	var tensors []checkpointtest.Tensor
 	for _, d := range drawn {
-		tensors = append(tensors, checkpoint.Tensor{Name: d.Name, DType: "F32", Shape: d.Shape, Data: d.Data})
+		tensors = append(tensors, checkpointtest.Tensor{Name: d.Name, DType: "F32", Shape: d.Shape, Data: d.Data})
 	}
-	require.NoError(t, checkpoint.WriteFile(path+".new", tensors))
+	checkpointtest.WriteFile(t, path+".new", tensors)
 	require.NoError(t, os.Rename(path+".new", path)) // beside the old one, so that it has another inode
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/codec"
 	"github.com/kwaai/kwaaid/internal/expert"
 )
@@ -22,7 +23,7 @@ func TestOpen_KnowsLayoutsWhateverThePrefix(t *testing.T) {
 	for _, prefix := range []string{"model.language_model.layers.", "thinker.model.layers.", "layers."} {
 		for _, stacked := range []bool{false, true} {
 			dir := copyOf(t, "moe/qwen3_moe-f32")
-			editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpoint.Tensor) {
+			editTensors(t, dir+"/model.safetensors", func(ts map[string]checkpointtest.Tensor) {
 				for _, w := range slices.Collect(maps.Values(ts)) {
 					delete(ts, w.Name)
 					w.Name = strings.Replace(w.Name, "model.layers.", prefix, 1)
@@ -70,8 +71,8 @@ func TestLoad_Float8BlocksThatDoNotDivideTheSizes(t *testing.T) {
 	editJSON(t, quantised+"/config.json", func(c map[string]any) {
 		c["quantization_config"] = map[string]any{"weight_block_size": block}
 	})
-	editTensors(t, quantised+"/model.safetensors", func(f8 map[string]checkpoint.Tensor) {
-		editTensors(t, widened+"/model.safetensors", func(f32 map[string]checkpoint.Tensor) {
+	editTensors(t, quantised+"/model.safetensors", func(f8 map[string]checkpointtest.Tensor) {
+		editTensors(t, widened+"/model.safetensors", func(f32 map[string]checkpointtest.Tensor) {
 			for _, w := range slices.Collect(maps.Values(f8)) {
 				if strings.Contains(w.Name, ".mlp.") && strings.HasSuffix(w.Name, "_proj.weight") {
 					f8[w.Name], f8[w.Name+"_scale_inv"], f32[w.Name] = quantise(w, block)
@@ -98,7 +99,7 @@ func TestLoad_Float8BlocksThatDoNotDivideTheSizes(t *testing.T) {
 }
 
 // quantise makes a float32 matrix float8 with a scale for each block, and returns what that means in float32 beside it.
-func quantise(w checkpoint.Tensor, block [2]int) (f8, scales, f32 checkpoint.Tensor) {
+func quantise(w checkpointtest.Tensor, block [2]int) (f8, scales, f32 checkpointtest.Tensor) {
 	out, in := w.Shape[0], w.Shape[1]
 	columns := (in + block[1] - 1) / block[1]
 	grid := make([]float32, (out+block[0]-1)/block[0]*columns)
@@ -116,18 +117,18 @@ func quantise(w checkpoint.Tensor, block [2]int) (f8, scales, f32 checkpoint.Ten
 	codec.EncodeF32(meant, values)
 	raw := make([]byte, 4*len(grid))
 	codec.EncodeF32(raw, grid)
-	return checkpoint.Tensor{Name: w.Name, DType: "F8_E4M3", Shape: w.Shape, Data: stored},
-		checkpoint.Tensor{Name: w.Name + "_scale_inv", DType: "F32", Shape: []int{len(grid) / columns, columns}, Data: raw},
-		checkpoint.Tensor{Name: w.Name, DType: "F32", Shape: w.Shape, Data: meant}
+	return checkpointtest.Tensor{Name: w.Name, DType: "F8_E4M3", Shape: w.Shape, Data: stored},
+		checkpointtest.Tensor{Name: w.Name + "_scale_inv", DType: "F32", Shape: []int{len(grid) / columns, columns}, Data: raw},
+		checkpointtest.Tensor{Name: w.Name, DType: "F32", Shape: w.Shape, Data: meant}
 }
 
 // stack replaces the experts' tensors by gate_up_proj [experts, 2*inner, hidden] and down_proj [experts, hidden, inner].
-func stack(ts map[string]checkpoint.Tensor, prefix string, l *checkpoint.Layer) {
+func stack(ts map[string]checkpointtest.Tensor, prefix string, l *checkpoint.Layer) {
 	inner, hidden := l.Function.Inner, l.Function.Hidden
 	for layer := range 2 {
 		block := fmt.Sprintf("%s%d.mlp.experts.", prefix, layer)
-		gateUp := checkpoint.Tensor{Name: block + "gate_up_proj", DType: "F32", Shape: []int{l.Experts, 2 * inner, hidden}}
-		down := checkpoint.Tensor{Name: block + "down_proj", DType: "F32", Shape: []int{l.Experts, hidden, inner}}
+		gateUp := checkpointtest.Tensor{Name: block + "gate_up_proj", DType: "F32", Shape: []int{l.Experts, 2 * inner, hidden}}
+		down := checkpointtest.Tensor{Name: block + "down_proj", DType: "F32", Shape: []int{l.Experts, hidden, inner}}
 		for e := range l.Experts {
 			for _, name := range []string{"gate_proj", "up_proj", "down_proj"} {
 				full := fmt.Sprintf("%s%d.%s.weight", block, e, name)

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
@@ -15,15 +16,15 @@ import (
 func drawn(t testing.TB, p expert.Params, rename map[string]string) string {
 	tensors, err := expert.Draw(p)
 	require.NoError(t, err)
-	var stored []checkpoint.Tensor
+	var stored []checkpointtest.Tensor
 	for _, w := range tensors {
 		if name := rename[w.Name]; name != "" {
 			w.Name = name
 		}
-		stored = append(stored, checkpoint.Tensor{Name: w.Name, DType: strings.ToUpper(w.DType), Shape: w.Shape, Data: w.Data})
+		stored = append(stored, checkpointtest.Tensor{Name: w.Name, DType: strings.ToUpper(w.DType), Shape: w.Shape, Data: w.Data})
 	}
 	path := filepath.Join(t.TempDir(), "expert.safetensors")
-	require.NoError(t, checkpoint.WriteFile(path, stored))
+	checkpointtest.WriteFile(t, path, stored)
 	return path
 }
 
