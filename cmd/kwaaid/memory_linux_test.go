@@ -15,7 +15,7 @@ func TestRun_KeepsLittleMoreThanTheWeights(t *testing.T) {
 	const hidden, inner = 1024, 16384
 	const weights = 4 * 2 * hidden * inner
 	h := startNode(t, "--expert", fmt.Sprintf("id=7,kind=mlp,hidden=%d,inner=%d,activation=gelu,seed=1", hidden, inner))
-	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", h.PID()))
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", h.Process.Pid))
 	require.NoError(t, err)
 	var size, resident int
 	_, err = fmt.Sscan(string(statm), &size, &resident)

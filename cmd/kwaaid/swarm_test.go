@@ -124,11 +124,9 @@ func TestRun_DrainsOnSIGTERMAndExitsWithZero(t *testing.T) {
 
 func TestRun_DrainsWhenItsTerminalIsClosed(t *testing.T) {
 	h := startNode(t)
-	process, err := os.FindProcess(h.PID())
-	require.NoError(t, err)
-	require.NoError(t, process.Signal(syscall.SIGHUP))
+	require.NoError(t, h.Process.Signal(syscall.SIGHUP))
 	// Until it is gone no second signal may reach it.
-	gone := func() bool { return errors.Is(process.Signal(syscall.Signal(0)), os.ErrProcessDone) }
+	gone := func() bool { return errors.Is(h.Process.Signal(syscall.Signal(0)), os.ErrProcessDone) }
 	require.Eventually(t, gone, 30*time.Second, 10*time.Millisecond)
 	require.Contains(t, h.Log(), `"drained"`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -174,7 +172,7 @@ func TestRun_RefusesADataDirectoryInUseAndAPortTaken(t *testing.T) {
 	o := kwaaid(t, "run", "--data", dir, "--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 	require.Equal(t, exitFailed, o.code)
 	require.Contains(t, o.stderr, dir)
-	require.Contains(t, o.stderr, strconv.Itoa(h.PID()))
+	require.Contains(t, o.stderr, strconv.Itoa(h.Process.Pid))
 
 	for flag, addr := range map[string]string{"--api": h.API, "--grpc": h.GRPC, "--listen": strings.Split(h.Addrs[0], "/p2p/")[0]} {
 		base := map[string]string{"--data": t.TempDir(), "--listen": "/ip4/127.0.0.1/tcp/0", "--api": "127.0.0.1:0", "--grpc": "127.0.0.1:0"}
@@ -214,15 +212,13 @@ func TestRun_EndsAtOnceOnASecondSignal(t *testing.T) {
 		s, err := h.Client.Status(t.Context())
 		return err == nil && s.Load.QueuedRows > 0
 	}, 30*time.Second, 10*time.Millisecond)
-	process, err := os.FindProcess(h.PID())
-	require.NoError(t, err)
-	require.NoError(t, process.Signal(syscall.SIGTERM))
+	require.NoError(t, h.Process.Signal(syscall.SIGTERM))
 	require.Eventually(t, func() bool {
 		s, err := h.Client.Status(t.Context())
 		return err != nil || s.Draining
 	}, 10*time.Second, 10*time.Millisecond)
 	// The second signal has its effect once the first was taken note of, which may be a moment later.
-	require.Eventually(t, func() bool { return process.Signal(syscall.SIGTERM) != nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return h.Process.Signal(syscall.SIGTERM) != nil }, 10*time.Second, 10*time.Millisecond)
 	require.Error(t, h.Stop(t.Context()), "the second signal should have ended it, before it was done")
 	<-done
 }

@@ -38,11 +38,11 @@ const lastLines = 4 << 10
 // Host is a kwaaid child process.
 type Host struct {
 	Up
-	Client *api.Client
+	Client  *api.Client
+	Process *os.Process // to be signalled; the Host waits for it
 
-	cmd    *exec.Cmd
 	log    *tail
-	exited chan struct{} // closed when the process is gone and waitErr is set
+	exited chan struct{} // closed when the process is gone and err is set
 	err    error         // of Wait; read after exited
 }
 
@@ -52,7 +52,7 @@ func StartHost(ctx context.Context, binary string, args, env []string) (*Host, e
 	cmd := exec.Command(binary, append([]string{"run", "--json"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = childOfOurs()
-	h := &Host{cmd: cmd, log: &tail{}, exited: make(chan struct{})}
+	h := &Host{log: &tail{}, exited: make(chan struct{})}
 	cmd.Stderr = h.log
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -74,6 +74,7 @@ func StartHost(ctx context.Context, binary string, args, env []string) (*Host, e
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("starting a host: %w", err)
 	}
+	h.Process = cmd.Process
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("a host did not listen within %v", startTimeout))
 	defer cancel()
 	select {
@@ -81,10 +82,10 @@ func StartHost(ctx context.Context, binary string, args, env []string) (*Host, e
 		h.Client = api.NewClient(h.API, "")
 		return h, nil
 	case <-h.exited:
-		return nil, fmt.Errorf("a host ended before it listened: %w\n%s", h.err, h.log)
+		return nil, fmt.Errorf("a host ended before it listened: %w\n%s", h.err, h.Log())
 	case <-ctx.Done():
 		h.Kill()
-		return nil, errors.Join(context.Cause(ctx), errors.New(h.log.String()))
+		return nil, errors.Join(context.Cause(ctx), errors.New(h.Log()))
 	}
 }
 
@@ -117,32 +118,32 @@ func (h *Host) WaitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-h.exited:
-			return fmt.Errorf("a host ended before it was ready: %w\n%s", h.err, h.log)
+			return fmt.Errorf("a host ended before it was ready: %w\n%s", h.err, h.Log())
 		case <-ctx.Done():
-			return fmt.Errorf("a host is not ready (%v): %w\n%s", r.Reasons, context.Cause(ctx), h.log)
+			return fmt.Errorf("a host is not ready (%v): %w\n%s", r.Reasons, context.Cause(ctx), h.Log())
 		}
 	}
 }
 
 // Kill ends the process at once (SIGKILL) and waits until it is gone.
 func (h *Host) Kill() {
-	_ = h.cmd.Process.Kill()
+	_ = h.Process.Kill()
 	<-h.exited
 	h.close()
 }
 
 // Freeze stops the process without ending it (SIGSTOP): its sockets stay open and silent. The error matches errors.ErrUnsupported where
 // the system has no such thing.
-func (h *Host) Freeze() error { return freeze(h.cmd.Process) }
+func (h *Host) Freeze() error { return freeze(h.Process) }
 
 // Thaw lets a frozen process go on.
-func (h *Host) Thaw() error { return thaw(h.cmd.Process) }
+func (h *Host) Thaw() error { return thaw(h.Process) }
 
 // Stop asks the process to drain (SIGTERM) and waits until it is gone; when ctx ends first, or where processes cannot be asked, it is
 // killed. It returns the process's own error: nil for exit code 0.
 func (h *Host) Stop(ctx context.Context) error {
-	if err := h.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, errors.ErrUnsupported) {
-		_ = h.cmd.Process.Kill()
+	if err := h.Process.Signal(syscall.SIGTERM); errors.Is(err, errors.ErrUnsupported) {
+		_ = h.Process.Kill()
 	}
 	_ = h.Thaw()
 	select {
@@ -153,9 +154,6 @@ func (h *Host) Stop(ctx context.Context) error {
 	h.close()
 	return h.err
 }
-
-// PID returns the process ID.
-func (h *Host) PID() int { return h.cmd.Process.Pid }
 
 // Log returns the end of what the process logged.
 func (h *Host) Log() string { return h.log.String() }
