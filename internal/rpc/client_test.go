@@ -198,9 +198,11 @@ func TestCall_SaysTimeoutWhenTheDeadlinePasses(t *testing.T) {
 		<-s.handler.hold // the caller's clock and ours end together; let the caller be first
 		return make([]expert.Result, len(pairs))
 	}
+	_, err := s.client.Ping(within(t), s.host.ID()) // opens the stream, which on a busy machine takes its time
+	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	_, err := s.client.Call(ctx, s.host.ID(), ramp(1, 8), all(7), codec.F32)
+	_, err = s.client.Call(ctx, s.host.ID(), ramp(1, 8), all(7), codec.F32)
 	close(s.handler.hold)
 	require.ErrorIs(t, err, expert.ErrTimeout)
 	var failed *rpc.ExchangeError
