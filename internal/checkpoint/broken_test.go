@@ -408,7 +408,3 @@ func TestSelect_ClipsAndWarns(t *testing.T) {
 	require.Empty(t, choices)
 	require.Contains(t, warning, "nothing is selected: the checkpoint has layers 1 (experts 0-7)")
 }
-
-func TestModel_IsTheDirectorysName(t *testing.T) {
-	require.Equal(t, "mixtral-f32", open(t, fixtures+"/moe/mixtral-f32/").Model())
-}

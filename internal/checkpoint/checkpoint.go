@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,14 +71,6 @@ func (c *Checkpoint) Close() error {
 
 // Dir returns the directory that was opened.
 func (c *Checkpoint) Dir() string { return c.dir }
-
-// Model returns the directory's own name, which is the model's where the operator gives none.
-func (c *Checkpoint) Model() string {
-	if abs, err := filepath.Abs(c.dir); err == nil {
-		return filepath.Base(abs)
-	}
-	return filepath.Base(c.dir)
-}
 
 // Config returns config.json.
 func (c *Checkpoint) Config() *Config { return c.config }

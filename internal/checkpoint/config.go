@@ -85,9 +85,6 @@ func (c *Config) Architecture() string {
 	return "unnamed architecture"
 }
 
-// Has tells whether a key is there, null or not.
-func (c *Config) Has(key string) bool { _, found := c.text[key]; return found }
-
 // IsNull tells whether a key is there and null.
 func (c *Config) IsNull(key string) bool { v, found := c.text[key]; return found && v == nil }
 

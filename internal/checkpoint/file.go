@@ -82,15 +82,6 @@ func (f *File) Names() []string {
 	return names
 }
 
-// Shape returns a tensor's dtype as the file spells it (F32, BF16, I64...) and its shape.
-func (f *File) Shape(name string) (dtype string, shape []int, err error) {
-	t, found := f.tensors[name]
-	if !found {
-		return "", nil, fmt.Errorf("%s: no tensor %q", f.path, name)
-	}
-	return t.DType, slices.Clone(t.Shape), nil
-}
-
 // Float32s reads a whole tensor of F32, BF16 or F16, widened exactly, and returns its shape.
 func (f *File) Float32s(name string) ([]float32, []int, error) {
 	return tensorAt{f, name, f.tensors[name]}.float32s()

@@ -100,9 +100,6 @@ func (l *Layer) floats(names []string, needed bool, shape ...int) ([]float32, er
 	return values, err
 }
 
-// HasShared tells whether the layer has an expert that every row goes through.
-func (l *Layer) HasShared() bool { return l.sharedPrefix() != "" }
-
 // LoadShared reads the layer's shared expert; nil and no error where it has none. Several shared experts are published as one
 // network of their inner sizes' sum.
 func (l *Layer) LoadShared(ctx context.Context, engine expert.Engine) (*expert.FFN, error) {

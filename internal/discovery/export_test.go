@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/kwaai/kwaaid/internal/expert"
 )
 
@@ -19,6 +21,9 @@ func (s *Service) Declare(ctx context.Context, ids ...expert.ID) (int, error) {
 	done, err := s.sweep(ctx, ids)
 	return len(done), err
 }
+
+// Peers returns the peers in the DHT's routing table.
+func (s *Service) Peers() []peer.ID { return s.dht.RoutingTable().ListPeers() }
 
 // WalkEnded returns a channel that is closed when no walk for the expert is under way.
 func (s *Service) WalkEnded(id expert.ID) <-chan struct{} {

@@ -204,9 +204,6 @@ func (s *Service) Close() error {
 	return errors.Join(s.dht.Close(), s.store.Close())
 }
 
-// Peers returns the peers in the DHT's routing table.
-func (s *Service) Peers() []peer.ID { return s.dht.RoutingTable().ListPeers() }
-
 func (s *Service) tableSize() int { return s.dht.RoutingTable().Size() }
 
 // alone tells whether nobody else is known, by intent: no bootstrap peer is configured or remembered that could be missing.

@@ -122,9 +122,6 @@ func (e *FFN) Variants() []Expert {
 	return all
 }
 
-// Work returns what a pass does at least: floating-point operations for each row, and bytes of weights read whatever the rows.
-func (e *FFN) Work() (flopsPerRow, bytes int64) { return e.packed.Work() }
-
 // Forward computes the network on the rows of x. Large batches stop with ctx's cause between blocks of rows.
 func (e *FFN) Forward(ctx context.Context, x *tensor.Dense) (*tensor.Dense, error) {
 	values, err := Rows(x, e.spec.Hidden)

@@ -63,11 +63,20 @@ func benchMeter(pool *Pool, all []*PackedFFN) *meter {
 // sliceTime is how long a benchmark runs before it measures the machine's limits again: on a shared machine they change from second to second.
 const sliceTime = 100 * time.Millisecond
 
+// workOf returns what one pass does at least: floating-point operations for each row, and bytes of weights read however many rows there are.
+func workOf(p *PackedFFN) (flopsPerRow, bytes int64) {
+	matrices := int64(2)
+	if p.gated {
+		matrices = 3
+	}
+	return 2 * matrices * int64(p.hidden) * int64(p.inner), p.Bytes()
+}
+
 // benchForward measures passes through experts by turns, in slices between which the limits of the machine are measured. A slice's speed is that
 // of its median pass, its limits the better of those before and after it; the median of the slices is reported.
 func benchForward(b *testing.B, pool *Pool, all []*PackedFFN, rows int, n Numerics) {
 	rnd := rand.New(rand.NewPCG(18, 18))
-	hidden := all[0].Hidden()
+	hidden := all[0].hidden
 	x, y := randomRows(rnd, rows*hidden), make([]float32, rows*hidden)
 	meter := benchMeter(pool, all)
 	for _, e := range all[:2] {
@@ -78,7 +87,7 @@ func benchForward(b *testing.B, pool *Pool, all []*PackedFFN, rows int, n Numeri
 		limits   Limits
 		fraction float64
 	}
-	perRow, bytes := all[0].Work()
+	perRow, bytes := workOf(all[0])
 	flops := float64(perRow) * float64(rows)
 	var spans []span
 	var times []time.Duration

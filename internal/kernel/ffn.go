@@ -41,24 +41,12 @@ func Pack(f FFN) (*PackedFFN, error) {
 // Bytes returns the memory that the packed weights take, padding, scales and biases included.
 func (p *PackedFFN) Bytes() int64 { return p.up.bytes() + p.down.bytes() }
 
-// Hidden returns the width of a row.
-func (p *PackedFFN) Hidden() int { return p.hidden }
-
 // Numerics returns how Forward computes when asked for n, one of Exact, Dot and Tile: the latter two are for bf16 weights, others stay exact.
 func (p *PackedFFN) Numerics(n Numerics) Numerics {
 	if p.up.dtype == BF16 && p.down.dtype == BF16 {
 		return n
 	}
 	return Exact
-}
-
-// Work returns what one pass does at least: floating-point operations for each row, and bytes of weights read however many rows there are.
-func (p *PackedFFN) Work() (flopsPerRow, bytes int64) {
-	matrices := int64(2)
-	if p.gated {
-		matrices = 3
-	}
-	return 2 * matrices * int64(p.hidden) * int64(p.inner), p.Bytes()
 }
 
 // Forward computes y = FFN(x), both [rows, hidden], row-major; n is one of Exact, Dot and Tile, see Numerics. A row of y depends on the same

@@ -16,10 +16,10 @@ func TestMeasureLimits_FindsWhatThePathHas(t *testing.T) {
 	pool := newTestPool(t, 0)
 	l, err := MeasureLimits(context.Background(), pool)
 	require.NoError(t, err)
-	require.Equal(t, pool.Threads(), l.Threads)
+	require.Equal(t, pool.threads, l.Threads)
 	require.Positive(t, l.ReadGBs)
 	require.Positive(t, l.FMAGFLOPS)
-	require.Equal(t, pool.Path() == PathBF16, l.BF16GFLOPS > 0)
+	require.Equal(t, pool.set.path == PathBF16, l.BF16GFLOPS > 0)
 }
 
 func TestMeasureLimits_StopsWithItsContext(t *testing.T) {

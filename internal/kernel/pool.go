@@ -46,12 +46,6 @@ func newPool(threads int, path Path) *Pool {
 	return p
 }
 
-// Threads returns how many threads the pool uses.
-func (p *Pool) Threads() int { return p.threads }
-
-// Path returns the way in which the pool computes.
-func (p *Pool) Path() Path { return p.set.path }
-
 // Resolve returns n, or for Fast the numerics that is the quickest on this machine.
 func (p *Pool) Resolve(n Numerics) Numerics {
 	if n != Fast {

@@ -94,7 +94,7 @@ func TestPool_IdleWorkersSleep(t *testing.T) {
 func TestPool_CloseEndsItsWorkers(t *testing.T) {
 	before := runtime.NumGoroutine()
 	pool := NewPool(5)
-	require.Equal(t, 5, pool.Threads())
+	require.Equal(t, 5, pool.threads)
 	require.Equal(t, before+4, runtime.NumGoroutine())
 	pool.Close()
 	pool.Close()
@@ -113,7 +113,7 @@ func TestPool_CloseEndsItsWorkers(t *testing.T) {
 func TestPool_ResolvesFast(t *testing.T) {
 	for _, path := range Paths() {
 		pool := newTestPoolOf(t, 1, path)
-		require.Equal(t, path, pool.Path())
+		require.Equal(t, path, pool.set.path)
 		require.Equal(t, Tile, pool.Resolve(Tile))
 		want := Exact
 		if path == PathBF16 {
@@ -121,7 +121,7 @@ func TestPool_ResolvesFast(t *testing.T) {
 		}
 		require.Equal(t, want, pool.Resolve(Fast))
 	}
-	require.Equal(t, runtime.GOMAXPROCS(0), newTestPool(t, 0).Threads())
+	require.Equal(t, runtime.GOMAXPROCS(0), newTestPool(t, 0).threads)
 	require.Panics(t, func() { newPool(1, PathBF16+1) })
 }
 

@@ -1,10 +1,5 @@
 package registry
 
-import (
-	"errors"
-	"fmt"
-)
-
 // Limits bounds what a Table remembers. What is used least recently is forgotten first.
 type Limits struct {
 	Experts            int // experts known
@@ -20,23 +15,4 @@ func DefaultLimits() Limits {
 		ProvidersPerExpert: 16,
 		Peers:              16_384,
 	}
-}
-
-// Validate reports all limits that cannot work.
-func (l Limits) Validate() error {
-	var errs []error
-	for _, f := range []struct {
-		name   string
-		value  int
-		effect string
-	}{
-		{"experts", l.Experts, "no expert could be remembered"},
-		{"providers_per_expert", l.ProvidersPerExpert, "no expert could be called"},
-		{"peers", l.Peers, "no expert could be called"},
-	} {
-		if f.value < 1 {
-			errs = append(errs, fmt.Errorf("%s: %d is under 1: %s", f.name, f.value, f.effect))
-		}
-	}
-	return errors.Join(errs...)
 }

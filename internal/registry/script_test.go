@@ -334,14 +334,6 @@ func letter(d expert.Digest) string {
 	return string(d[:1])
 }
 
-func TestLimits_ValidateReportsAll(t *testing.T) {
-	require.NoError(t, DefaultLimits().Validate())
-	err := Limits{}.Validate()
-	require.ErrorContains(t, err, "experts: 0")
-	require.ErrorContains(t, err, "providers_per_expert: 0")
-	require.ErrorContains(t, err, "peers: 0")
-}
-
 func TestNoneError_CountsTheReasons(t *testing.T) {
 	err := error(&NoneError{Expert: 42, Known: 3, Tried: 1, Open: 2})
 	require.EqualError(t, err, "of 3 providers of expert-42 none is left: 1 tried, 2 out of reach or failing")

@@ -56,12 +56,6 @@ func (c ServerConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// MaxReservation is the greatest number of bytes that one exchange reserves in its stream's scope: the request's rows, those of
-// its reply, and the header. The resource manager's limits have to let it through.
-func (c ServerConfig) MaxReservation() int64 {
-	return 2*c.Limits.Frame + headerGrowth*int64(c.Limits.Header) + streamMemory
-}
-
 // ClientConfig says how a caller keeps its streams.
 type ClientConfig struct {
 	Limits wire.Limits

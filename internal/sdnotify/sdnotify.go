@@ -58,9 +58,6 @@ func (n *Notifier) BeatEvery() time.Duration {
 // Ready says that the service has started; status is for people, in `systemctl status`.
 func (n *Notifier) Ready(status string) error { return n.send("READY=1", "STATUS="+oneLine(status)) }
 
-// Status says how the service is, for people.
-func (n *Notifier) Status(status string) error { return n.send("STATUS=" + oneLine(status)) }
-
 // Beat says that the service is alive. It belongs behind a look at what must be moving.
 func (n *Notifier) Beat() error { return n.send("WATCHDOG=1") }
 

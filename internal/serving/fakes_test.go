@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,6 +75,34 @@ func (e *fakeExpert) Variants() []expert.Expert { return e.others }
 func (e *fakeExpert) Close() error {
 	e.closed.Add(1)
 	return nil
+}
+
+// Add loads an expert, proves it, and takes calls for it: Begin and Run in one. It blocks until the expert is ready or failed.
+func (h *Host) Add(ctx context.Context, offer Offer) error {
+	l, err := h.Begin(offer)
+	if err != nil {
+		return err
+	}
+	return l.Run(ctx)
+}
+
+// Canary asks an expert for its canary again. Its verdict counts: an expert that does not answer as it should is failed, and
+// a failed one that does is ready again. The error matches ErrNotFound, ErrNotReady or ErrInternal, or is ctx's.
+func (h *Host) Canary(ctx context.Context, id expert.ID) error {
+	h.mu.Lock()
+	e, ok := h.experts[id]
+	switch {
+	case !ok:
+		h.mu.Unlock()
+		return fmt.Errorf("%s: %w", id, expert.ErrNotFound)
+	case e.impl == nil || e.retired:
+		err := h.notReady(e)
+		h.mu.Unlock()
+		return err
+	}
+	e.refs++
+	h.mu.Unlock()
+	return h.prove(ctx, e)
 }
 
 // slowly returns a before that takes base + perRow for each row, and stops when ctx ends.

@@ -28,15 +28,6 @@ type Loading struct {
 	hosted *hosted
 }
 
-// Add loads an expert, proves it, and takes calls for it: Begin and Run in one. It blocks until the expert is ready or failed.
-func (h *Host) Add(ctx context.Context, offer Offer) error {
-	l, err := h.Begin(offer)
-	if err != nil {
-		return err
-	}
-	return l.Run(ctx)
-}
-
 // Begin registers an expert in state loading, so that its callers hear NOT_READY rather than NOT_FOUND, and reserves its
 // memory. It refuses with ErrExists where another expert has the ID (unless that one failed, or is to be replaced), with a
 // MemoryError where the memory does not suffice, and with ErrClosed when the host stops. An expert that is to be replaced
@@ -201,25 +192,6 @@ func (h *Host) Remove(ctx context.Context, id expert.ID) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s is still answering: %w", id, ctxError(ctx))
 	}
-}
-
-// Canary asks an expert for its canary again. Its verdict counts: an expert that does not answer as it should is failed, and
-// a failed one that does is ready again. The error matches ErrNotFound, ErrNotReady or ErrInternal, or is ctx's.
-func (h *Host) Canary(ctx context.Context, id expert.ID) error {
-	h.mu.Lock()
-	e, ok := h.experts[id]
-	switch {
-	case !ok:
-		h.mu.Unlock()
-		return fmt.Errorf("%s: %w", id, expert.ErrNotFound)
-	case e.impl == nil || e.retired:
-		err := h.notReady(e)
-		h.mu.Unlock()
-		return err
-	}
-	e.refs++
-	h.mu.Unlock()
-	return h.prove(ctx, e)
 }
 
 // prove runs the canary of an expert to which the caller holds a reference, and gives that back.

@@ -52,6 +52,6 @@ func TestSimulate_WeatherDoesWhatItSays(t *testing.T) {
 
 func TestSwarm_AllKnowAll(t *testing.T) {
 	for _, n := range Swarm(t, 5, nil) {
-		require.Len(t, n.Discovery.Peers(), 4)
+		require.Equal(t, 4, n.Discovery.Status().Peers)
 	}
 }
