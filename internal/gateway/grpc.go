@@ -13,9 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	inferencepb "github.com/kwaai/kwaaid/proto/inference"
@@ -40,8 +40,9 @@ const (
 // newGRPCServer makes the server with all its services.
 func (g *Gateway) newGRPCServer() *grpc.Server {
 	most := int(min(g.cfg.MaxFrame+messageSlack, math.MaxInt32))
-	guard := newGuard(g.cfg)
+	methods := map[string]bool{} // of the services below
 	s := grpc.NewServer(
+		grpc.InTapHandle(g.admit(methods)),
 		grpc.MaxRecvMsgSize(most),
 		grpc.MaxSendMsgSize(most),
 		grpc.MaxConcurrentStreams(streamsPerConnection),
@@ -50,14 +51,14 @@ func (g *Gateway) newGRPCServer() *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
-			err = g.answer(ctx, guard, info.FullMethod, func() (err error) {
+			err = g.answer(info.FullMethod, func() (err error) {
 				reply, err = handle(ctx, req)
 				return err
 			})
 			return reply, err
 		}),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-			return g.answer(stream.Context(), guard, info.FullMethod, func() error { return handle(srv, stream) })
+			return g.answer(info.FullMethod, func() error { return handle(srv, stream) })
 		}),
 	)
 	healthpb.RegisterHealthServer(s, &health{node: g.node, stopping: g.stopping, services: func(name string) bool {
@@ -66,11 +67,36 @@ func (g *Gateway) newGRPCServer() *grpc.Server {
 	}})
 	inferencepb.RegisterGRPCInferenceServiceServer(s, &inferenceServer{g: g})
 	reflection.Register(s)
+	for service, info := range s.GetServiceInfo() {
+		for _, m := range info.Methods {
+			methods["/"+service+"/"+m.Name] = true
+		}
+	}
 	return s
 }
 
-// answer runs one call behind token, panic guard, log and metrics.
-func (g *Gateway) answer(ctx context.Context, guard guard, method string, handle func() error) (err error) {
+// admit asks for the token, before any of a call's message is read: a stranger gets no memory. Health is open, as /healthz and /readyz are.
+func (g *Gateway) admit(methods map[string]bool) tap.ServerInHandle {
+	guard := newGuard(g.cfg)
+	return func(ctx context.Context, call *tap.Info) (context.Context, error) {
+		method, authorization := call.FullMethodName, ""
+		if values := call.Header.Get("authorization"); len(values) > 0 {
+			authorization = values[0]
+		}
+		if strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/") || guard.allows(authorization) {
+			return ctx, nil
+		}
+		if !methods[method] {
+			method = routeOther // a label of its own for each name that somebody thinks up would have no bound
+		}
+		return ctx, g.answer(method, func() error {
+			return grpcstatus.Error(codes.Unauthenticated, "send the node's api_token as metadata `authorization: Bearer TOKEN`")
+		})
+	}
+}
+
+// answer runs one call behind panic guard, log and metrics.
+func (g *Gateway) answer(method string, handle func() error) (err error) {
 	start := time.Now()
 	g.metrics.begin()
 	defer func() {
@@ -83,16 +109,6 @@ func (g *Gateway) answer(ctx context.Context, guard guard, method string, handle
 		g.metrics.end(method, int(code), took)
 		g.log.Debug().Str("op", method).Stringer("status", code).Dur("took", took).Err(err).Msg("call")
 	}()
-	// Health is open, as /healthz and /readyz are.
-	if !strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/") {
-		authorization := ""
-		if values := metadata.ValueFromIncomingContext(ctx, "authorization"); len(values) > 0 {
-			authorization = values[0]
-		}
-		if !guard.allows(authorization) {
-			return grpcstatus.Error(codes.Unauthenticated, "send the node's api_token as metadata `authorization: Bearer TOKEN`")
-		}
-	}
 	return grpcError(handle())
 }
 

@@ -16,6 +16,7 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	inferencepb "github.com/kwaai/kwaaid/proto/inference"
 )
 
 func (f *face) dial() *grpc.ClientConn {
@@ -102,11 +103,24 @@ func TestGRPC_AsksForTheTokenButForHealth(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
+func TestGRPC_AsksForTheTokenBeforeItReadsTheMessage(t *testing.T) {
+	f := newFace(t, func(c *Config) { c.Token, c.MaxFrame = "secret", 1<<20 })
+	client := inferencepb.NewGRPCInferenceServiceClient(f.dial())
+	request := &inferencepb.ModelInferRequest{RawInputContents: [][]byte{make([]byte, 2<<20)}}
+	_, err := client.ModelInfer(metadata.AppendToOutgoingContext(soon(t), "authorization", "Bearer secret"), request)
+	require.Equal(t, codes.ResourceExhausted, grpcstatus.Code(err), "it is too large to be read")
+	_, err = client.ModelInfer(soon(t), request)
+	require.Equal(t, codes.Unauthenticated, grpcstatus.Code(err))
+	err = f.dial().Invoke(soon(t), "/any/Name", request, new(inferencepb.ModelInferResponse))
+	require.Equal(t, codes.Unauthenticated, grpcstatus.Code(err))
+	require.Eventually(t, func() bool { return f.metric("kwaai_gateway_requests_total", routeOther, "16") == 1 }, 10*time.Second, time.Millisecond,
+		"strangers make no names of metrics")
+}
+
 func TestGRPC_APanicIsAnErrorAndTheNextCallWorks(t *testing.T) {
 	f := newFace(t)
-	guard := newGuard(f.cfg)
-	err := f.answer(context.Background(), guard, "/a/B", func() error { panic("a bug") })
+	err := f.answer("/a/B", func() error { panic("a bug") })
 	require.Equal(t, codes.Internal, grpcstatus.Code(err))
-	require.NoError(t, f.answer(context.Background(), guard, "/a/B", func() error { return nil }))
-	require.Equal(t, codes.Internal, grpcstatus.Code(f.answer(context.Background(), guard, "/a/B", func() error { return errors.New("who knows") })))
+	require.NoError(t, f.answer("/a/B", func() error { return nil }))
+	require.Equal(t, codes.Internal, grpcstatus.Code(f.answer("/a/B", func() error { return errors.New("who knows") })))
 }

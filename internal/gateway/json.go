@@ -290,7 +290,7 @@ func parseInt64(token string) (int64, error) {
 }
 
 // appendRows writes data as nested arrays of the given shape, each number in the fewest digits that give the same float32 back. Every
-// 64 KiB it hands what it has to flush and goes on with what flush returns. data must be finite; see finite.
+// 64 KiB it hands what it has to flush and goes on with what flush returns. data must be finite; see expert.Finite.
 func appendRows(b []byte, shape []int, data []float32, flush func([]byte) ([]byte, error)) ([]byte, error) {
 	const enough = 64 << 10
 	var err error
