@@ -5,6 +5,7 @@
 //
 //	client.go   Client: call, describe, ping, goodbye
 //	exchange.go one exchange on one stream, the caller's side
+//	pack.go     the rows of a batch that a request sends
 //	pool.go     the open streams to each peer
 //	server.go   Server: streams in, what is allowed on them
 //	serve.go    one exchange on one stream, the host's side
