@@ -41,7 +41,7 @@ type rememberedPeer struct {
 
 // peerCache remembers peers on disk, so that a node finds its swarm again when every bootstrap peer is gone.
 type peerCache struct {
-	path string // empty: nothing is remembered
+	path string // empty: they are remembered for as long as the process runs
 
 	mu    sync.Mutex
 	peers map[peer.ID]rememberedPeer
@@ -141,12 +141,12 @@ func (c *peerCache) see(peers []peer.AddrInfo, now time.Time) {
 	}
 }
 
-// save writes the file if somebody new was seen, or if it is old, or always when last is set. Either the old or the new file is
-// there, whenever the machine stops.
+// save lets go of peers that are too many, and writes the file: if somebody new was seen, or if it is old, or always when last is set.
+// Either the old or the new file is there, whenever the machine stops.
 func (c *peerCache) save(now time.Time, last bool) error {
 	c.mu.Lock()
 	age := now.Sub(c.saved)
-	if c.path == "" || !last && age < touchEvery && (!c.dirty || age < saveEvery) {
+	if !last && age < touchEvery && (!c.dirty || age < saveEvery) {
 		c.mu.Unlock()
 		return nil
 	}
@@ -159,6 +159,9 @@ func (c *peerCache) save(now time.Time, last bool) error {
 	}
 	c.saved, c.dirty = now, false
 	c.mu.Unlock()
+	if c.path == "" {
+		return nil
+	}
 	data, err := json.MarshalIndent(list, "", " ")
 	if err != nil {
 		return err

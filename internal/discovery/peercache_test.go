@@ -58,17 +58,19 @@ func TestPeerCache_WritesSeldom(t *testing.T) {
 }
 
 func TestPeerCache_IsBounded(t *testing.T) {
-	dir := t.TempDir()
-	c, err := openPeerCache(dir)
-	require.NoError(t, err)
-	for i := range 2 * maxRemembered {
-		c.see([]peer.AddrInfo{someInfo(t, i)}, start.Add(time.Duration(i)*time.Second))
-	}
 	now := start.Add(time.Hour)
-	require.NoError(t, c.save(now, true))
-	require.Len(t, c.peers, maxRemembered)
-	require.Equal(t, someInfo(t, 2*maxRemembered-1).ID, c.list(now)[0].ID)
-	c, err = openPeerCache(dir)
+	dir := t.TempDir()
+	for _, at := range []string{dir, ""} { // with a file and without
+		c, err := openPeerCache(at)
+		require.NoError(t, err)
+		for i := range 2 * maxRemembered {
+			c.see([]peer.AddrInfo{someInfo(t, i)}, start.Add(time.Duration(i)*time.Second))
+		}
+		require.NoError(t, c.save(now, false))
+		require.Len(t, c.peers, maxRemembered)
+		require.Equal(t, someInfo(t, 2*maxRemembered-1).ID, c.list(now)[0].ID)
+	}
+	c, err := openPeerCache(dir)
 	require.NoError(t, err)
 	require.Len(t, c.list(now), maxRemembered)
 }
