@@ -59,7 +59,7 @@ func newCache(size int) *cache {
 	return c
 }
 
-// get returns the providers that are still valid, the latest seen first, and whether it is time to walk again.
+// get returns the providers that are still valid, in no order, and whether it is time to walk again.
 func (c *cache) get(id expert.ID, now time.Time) (found []Sighting, refresh bool) {
 	e, ok := c.entries.Get(id)
 	if !ok {

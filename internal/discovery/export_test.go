@@ -48,6 +48,9 @@ func (s *Service) Records() int {
 // MaxRecordsPerPeer is the bound of records for one peer.
 const MaxRecordsPerPeer = maxRecordsPerPeer
 
+// MaxFound is the bound of providers that one walk takes in.
+const MaxFound = maxFound
+
 // Known returns what the cache holds about an expert, without looking anywhere.
 func (s *Service) Known(id expert.ID) []Sighting {
 	s.mu.Lock()

@@ -1,13 +1,17 @@
 package discovery_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
@@ -77,4 +81,46 @@ func TestHostile_GarbageLeavesTheServerWell(t *testing.T) {
 	found, err := client.Discovery.Find(t.Context(), 1)
 	require.NoError(t, err)
 	require.Len(t, found, 1)
+}
+
+// Servers of the DHT name more hosts of an expert than there can be.
+func TestHostile_MadeUpProvidersAreBounded(t *testing.T) {
+	const each = 20_000
+	var bootstrap []string
+	for liar := range 2 {
+		providers := make([]peer.AddrInfo, each)
+		for i := range providers {
+			id, err := peer.IDFromBytes(append([]byte{0, 36, 8, 1, 18, 32}, fmt.Appendf(nil, "%032d", liar*each+i)...))
+			require.NoError(t, err)
+			providers[i] = peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}}
+		}
+		h := newHost(t)
+		named := pb.RawPeerInfosToPBPeers(providers)
+		h.SetStreamHandler(discovery.Protocol("kwaai"), func(st network.Stream) {
+			defer st.Close()
+			for r := bufio.NewReader(st); ; {
+				msg := new(pb.Message)
+				if protodelim.UnmarshalFrom(r, msg) != nil {
+					return
+				}
+				reply := pb.NewMessage(msg.GetType(), msg.GetKey(), 0)
+				if msg.GetType() == pb.Message_GET_PROVIDERS {
+					reply.ProviderPeers = named
+				}
+				if _, err := protodelim.MarshalTo(st, reply); err != nil {
+					return
+				}
+			}
+		})
+		bootstrap = append(bootstrap, swarmtest.Addrs(t, h)...)
+	}
+	var told atomic.Int64
+	client := swarmtest.NewNode(t, newHost(t), nil, func(cfg *discovery.Config) { cfg.Bootstrap = bootstrap },
+		discovery.WithFound(func(expert.ID, peer.AddrInfo) { told.Add(1) }))
+	swarmtest.Eventually(t, func() bool { return status(client).Peers == 2 }, "the liars are not asked")
+	found, err := client.Discovery.Walk(t.Context(), 7)
+	require.NoError(t, err)
+	require.Equal(t, discovery.MaxFound, len(found)) //nolint:testifylint // nobody wants to read them all
+	require.EqualValues(t, discovery.MaxFound, told.Load())
+	require.Less(t, len(client.Host.Peerstore().PeersWithAddrs()), 3*discovery.MaxFound)
 }

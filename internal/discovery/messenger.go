@@ -76,6 +76,8 @@ func (m *messenger) SendRequest(ctx context.Context, p peer.ID, req *pb.Message)
 			return err
 		}
 		m.host.Peerstore().RecordLatency(p, time.Since(start))
+		reply.CloserPeers = reply.CloserPeers[:min(len(reply.CloserPeers), maxFound)]
+		reply.ProviderPeers = reply.ProviderPeers[:min(len(reply.ProviderPeers), maxFound)]
 		remote := l.Conn().RemoteMultiaddr()
 		keepOnNetwork(reply.CloserPeers, remote)
 		keepOnNetwork(reply.ProviderPeers, remote)

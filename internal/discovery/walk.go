@@ -27,6 +27,9 @@ const (
 	addrTTL = recordValidity
 	// maxAddressless: a peer that was restarted knows who provides, but no longer where they are; so many of them are looked up.
 	maxAddressless = 8
+	// maxFound providers are taken in by one walk, and as many peers out of one reply. The registry keeps a few of them; a stranger could
+	// make up any number.
+	maxFound = 1024
 )
 
 // walk is one walk of the DHT for an expert: waiting, running or ended.
@@ -43,6 +46,13 @@ type walk struct {
 
 func newWalk(id expert.ID) *walk {
 	return &walk{id: id, first: make(chan struct{}), done: make(chan struct{})}
+}
+
+// full tells whether so many providers were found that there is no use in more.
+func (w *walk) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.found) >= maxFound
 }
 
 // add takes a provider in, once, and tells whether it is new.
@@ -161,14 +171,16 @@ func (s *Service) runWalk(ctx context.Context, w *walk) error {
 	var addressless []peer.ID
 	for info := range s.dht.FindProvidersAsync(ctx, Key(w.id), 0) {
 		switch {
-		case info.ID == s.host.ID():
+		case info.ID == s.host.ID() || w.full():
 		case len(info.Addrs) == 0 && len(s.host.Peerstore().Addrs(info.ID)) == 0 && s.host.Network().Connectedness(info.ID) != network.Connected:
-			addressless = append(addressless, info.ID)
+			if len(addressless) < maxAddressless {
+				addressless = append(addressless, info.ID)
+			}
 		default:
 			s.provider(w, info)
 		}
 	}
-	for _, p := range addressless[:min(len(addressless), maxAddressless)] {
+	for _, p := range addressless {
 		if info, err := s.dht.FindPeer(ctx, p); err == nil && len(info.Addrs) > 0 {
 			s.provider(w, info)
 		}
