@@ -12,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/node"
 	"github.com/kwaai/kwaaid/internal/npy"
 )
 
@@ -383,4 +385,11 @@ func TestVersion_NamesCommitGoAndLibp2p(t *testing.T) {
 	require.NotEmpty(t, v.Version)
 	require.NotEmpty(t, v.Go)
 	require.True(t, strings.HasPrefix(v.Libp2p, "v"), fmt.Sprint(v))
+}
+
+func TestRun_SaysNothingOfAddressesThatItDoesNotHave(t *testing.T) {
+	var out strings.Builder
+	a := &app{cli: &cli{}, stdout: &out}
+	a.announceNode(node.Up{Peer: "peer-a"}, zerolog.Nop()) // listen: [], api: ""
+	require.Equal(t, "kwaaid "+version()+" is up as peer-a\n", out.String())
 }

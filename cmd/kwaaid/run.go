@@ -95,7 +95,10 @@ func heedCPULimit(log zerolog.Logger) {
 
 // announceNode tells where the node is and how others join: as a log line for machines, as text for people.
 func (a *app) announceNode(up node.Up, log zerolog.Logger) {
-	join := "kwaaid run --bootstrap " + up.Addrs[0]
+	join := "" // nobody can by one that only dials
+	if len(up.Addrs) > 0 {
+		join = "kwaaid run --bootstrap " + up.Addrs[0]
+	}
 	log.Info().Str("peer", up.Peer).Strs("addrs", up.Addrs).Str("api", up.API).Str("grpc", up.GRPC).Str("join", join).Msg(node.UpMessage)
 	if a.JSON {
 		return
@@ -104,7 +107,12 @@ func (a *app) announceNode(up node.Up, log zerolog.Logger) {
 	for _, addr := range up.Addrs {
 		_, _ = fmt.Fprintf(a.stdout, "  address  %s\n", addr)
 	}
-	_, _ = fmt.Fprintf(a.stdout, "  status   http://%s/\n  others join with\n    %s\n", up.API, join)
+	if up.API != "" {
+		_, _ = fmt.Fprintf(a.stdout, "  status   http://%s/\n", up.API)
+	}
+	if join != "" {
+		_, _ = fmt.Fprintf(a.stdout, "  others join with\n    %s\n", join)
+	}
 }
 
 // logger writes to stderr, or with --json to stdout, where log lines are then all there is. On a terminal it writes above a line of progress, which
