@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -257,6 +258,9 @@ func readResult(message []byte, want Wanted, pair expert.Pair) (r Result, err er
 				return r, fmt.Errorf("numerics of %d bytes", len(f.bytes))
 			}
 			r.Numerics = string(f.bytes)
+			if strings.ContainsFunc(r.Numerics, unicode.IsControl) {
+				return r, fmt.Errorf("numerics %q", r.Numerics)
+			}
 		case f.is(6, protowire.BytesType):
 			hasOutput = true
 			if output, err = readClaim(f.bytes); err != nil {
@@ -302,7 +306,7 @@ func statusFromProto(v uint64) (Status, error) {
 	}
 }
 
-// clip makes a message fit for a header and for a log line: text of bounded length.
+// clip makes a message fit for a header, a log line and a terminal: text of bounded length that controls nothing.
 func clip[T string | []byte](message T) string {
 	if len(message) > maxMessage {
 		message = message[:maxMessage]
@@ -310,6 +314,14 @@ func clip[T string | []byte](message T) string {
 	s := string(message)
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		s = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) {
+				return ' '
+			}
+			return r
+		}, s)
 	}
 	return s
 }

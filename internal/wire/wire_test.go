@@ -86,6 +86,24 @@ func TestAppendReply_BoundsItsMessages(t *testing.T) {
 	require.NotContains(t, got.Message, "\xff")
 }
 
+// What a peer says of itself is printed on terminals, whose titles, colours and lines are not its to set.
+func TestText_OfPeersControlsNoTerminal(t *testing.T) {
+	const evil, tame = "a\x1b[2Jb\u009b31mc\r\nd\x00", "a [2Jb 31mc  d "
+	h, err := proto.Marshal(&expertv1.Reply{Status: 1, Message: evil})
+	require.NoError(t, err)
+	reply, err := wire.DecodeReply(h, wire.Wanted{Op: wire.OpPing})
+	require.NoError(t, err)
+	require.Equal(t, tame, reply.Message)
+	payload, err := proto.Marshal(&expertv1.Description{
+		Version: evil, Experts: []*expertv1.HostedExpert{{Expert: 1, State: "ready", Name: evil, Kind: evil, Dtype: evil, Numerics: evil}},
+	})
+	require.NoError(t, err)
+	d, err := wire.UnmarshalDescription(payload)
+	require.NoError(t, err)
+	spec := expert.Spec{Kind: tame, DType: tame, Numerics: tame}
+	require.Equal(t, expert.Description{Version: tame, Experts: []expert.Hosted{{ID: 1, State: expert.StateReady, Name: tame, Spec: spec}}}, d)
+}
+
 // good is a request that the cases of the tests below break.
 func good() *expertv1.Request {
 	return &expertv1.Request{
@@ -239,6 +257,7 @@ func TestDecodeReply_HoldsTheReplyAgainstTheRequest(t *testing.T) {
 		"error with output": func(r *expertv1.Reply) { r.Results[0].Status = 1 },
 		"refused, answered": func(r *expertv1.Reply) { r.Status = 4 },
 		"a description":     func(r *expertv1.Reply) { r.DescriptionLength = 5 },
+		"no name":           func(r *expertv1.Reply) { r.Results[0].Numerics = "exact\x1b[2J-1" },
 	} {
 		m := valid()
 		change(m)
