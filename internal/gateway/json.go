@@ -90,6 +90,15 @@ func (s *scanner) object(field func(key string) error) error {
 	}
 }
 
+// optional has read take the value that comes next, but for null: that is as good as no value, as in protobuf's JSON.
+func (s *scanner) optional(read func() error) error {
+	if s.peek() != 'n' {
+		return read()
+	}
+	_, err := s.raw() // no other value begins like this
+	return err
+}
+
 // array calls element at the beginning of each one; element must consume it.
 func (s *scanner) array(element func() error) error {
 	if !s.take('[') {

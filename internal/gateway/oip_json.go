@@ -18,21 +18,27 @@ func parseInfer(text []byte, limit int64) (httpInfer, []httpInput, error) {
 		case "id":
 			return s.decode(&req.id)
 		case "parameters":
-			return s.object(func(key string) error {
-				value, err := s.scalar()
-				if err != nil {
-					return err
-				}
-				return req.params.set(key, value)
+			return s.optional(func() error {
+				return s.object(func(key string) error {
+					value, err := s.scalar()
+					if err != nil {
+						return err
+					}
+					return req.params.set(key, value)
+				})
 			})
 		case "inputs":
-			return s.array(func() error {
-				in, err := parseInput(s, limit)
-				inputs = append(inputs, in)
-				return err
+			return s.optional(func() error {
+				return s.array(func() error {
+					in, err := parseInput(s, limit)
+					inputs = append(inputs, in)
+					return err
+				})
 			})
 		case "outputs":
-			return s.array(func() error { return parseOutput(s, &req) })
+			return s.optional(func() error {
+				return s.array(func() error { return parseOutput(s, &req) })
+			})
 		default:
 			return s.fail("unknown key %s: expected id, parameters, inputs or outputs", quoted(key))
 		}
@@ -75,28 +81,31 @@ func parseInput(s *scanner, limit int64) (httpInput, error) {
 		case "shape":
 			return s.decode(&shape)
 		case "parameters":
-			return s.object(func(key string) error {
-				if key != "binary_data_size" {
-					return refuseTensorParam(in.tensor.name, key)
-				}
-				var size *int64
-				if err := s.decode(&size); err != nil || size == nil {
-					return err
-				}
-				if in.binarySize = *size; *size < 0 {
-					return s.fail("binary_data_size %d is no number of bytes", *size)
-				}
-				return nil
+			return s.optional(func() error {
+				return s.object(func(key string) error {
+					if key != "binary_data_size" {
+						return refuseTensorParam(in.tensor.name, key)
+					}
+					var size *int64
+					if err := s.decode(&size); err != nil || size == nil {
+						return err
+					}
+					if in.binarySize = *size; *size < 0 {
+						return s.fail("binary_data_size %d is no number of bytes", *size)
+					}
+					return nil
+				})
 			})
 		case "data":
-			s.peek()
-			dataAt = s.at
-			if d, ok := datatypeOf(in.tensor.datatype); ok && d.plain() {
-				return in.parseData(s, d)
-			}
-			_, err := s.raw()
-			dataEnd = s.at
-			return err
+			return s.optional(func() error {
+				dataAt = s.at
+				if d, ok := datatypeOf(in.tensor.datatype); ok && d.plain() {
+					return in.parseData(s, d)
+				}
+				_, err := s.raw()
+				dataEnd = s.at
+				return err
+			})
 		default:
 			return s.fail("unknown key %s: expected name, datatype, shape, parameters or data", quoted(key))
 		}
@@ -150,20 +159,21 @@ func (in *httpInput) parseData(s *scanner, d datatype) (err error) {
 func parseOutput(s *scanner, req *httpInfer) error {
 	name := ""
 	var params []string
-	binary, said := false, false
+	var binary *bool
 	err := s.object(func(key string) error {
 		switch key {
 		case "name":
 			return s.decode(&name)
 		case "parameters":
-			return s.object(func(key string) error {
-				if key != "binary_data" {
-					params = append(params, key)
-					_, err := s.scalar()
-					return err
-				}
-				said = true
-				return s.decode(&binary)
+			return s.optional(func() error {
+				return s.object(func(key string) error {
+					if key != "binary_data" {
+						params = append(params, key)
+						_, err := s.scalar()
+						return err
+					}
+					return s.decode(&binary)
+				})
 			})
 		default:
 			return s.fail("unknown key %s: expected name or parameters", quoted(key))
@@ -175,8 +185,8 @@ func parseOutput(s *scanner, req *httpInfer) error {
 	for _, key := range params {
 		return refuseTensorParam(name, key)
 	}
-	if said {
-		req.binary[name] = binary
+	if binary != nil {
+		req.binary[name] = *binary
 	}
 	req.outputs = append(req.outputs, name)
 	return nil

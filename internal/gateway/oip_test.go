@@ -77,6 +77,40 @@ func raw32(values ...float32) (b []byte) {
 	return b
 }
 
+func TestOIP_OptionalValuesMayBeNull(t *testing.T) {
+	f := newFace(t)
+	for _, text := range []string{
+		`{"id":null,"parameters":null,"inputs":[{"name":"x","shape":[2],"datatype":"FP32","parameters":null,"data":[1,2]}],"outputs":null}`,
+		`{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}],"outputs":[{"name":"y","parameters": null }]}`,
+	} {
+		a, reply, rest := f.infer("42/infer", text, nil)
+		require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
+		require.Empty(t, rest)
+		require.Empty(t, reply.ID)
+		require.Equal(t, []float32{1, 2}, reply.Outputs[0].Data)
+	}
+	a, reply, rest := f.infer("42/infer", `{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":null,"parameters":{"binary_data_size":8}}],
+		"outputs":[{"name":"y","parameters":{"binary_data":null}}],"parameters":{"binary_data_output":true}}`, raw32(1, 2))
+	require.Equal(t, http.StatusOK, a.StatusCode, "%s", a.body)
+	require.Empty(t, reply.Outputs[0].Data)
+	require.Equal(t, raw32(1, 2), rest)
+
+	// What is not optional is still missed, and a parameter of no value is none.
+	for text, says := range map[string]string{
+		`{"inputs":null}`: "an expert has one",
+		`{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":null}]}`:                                   "neither data",
+		`{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,null]}]}`:                               "a number was expected",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}],"parameters":{"digest":null}}`:       "a bool, a string or a number",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}],"parameters":nul}`:                   "a value was expected",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}],"parameters":[]}`:                    "an object was expected",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]},null]}`:                               "an object was expected",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}],"outputs":[{"name":"y"},null]}`:      "an object was expected",
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1],"parameters":{"content_type":null}}]}`: "unknown parameter",
+	} {
+		f.post("/v2/models/42/infer", mimeJSON, []byte(text)).requireError(t, http.StatusBadRequest, "INVALID_ARGUMENT", says)
+	}
+}
+
 func TestOIP_JSONInJSONOut(t *testing.T) {
 	f := newFace(t)
 	for _, text := range []string{
