@@ -115,13 +115,21 @@ func Scaled(x []float32, hidden int, groups []Group) (batch []float32, rows [][]
 }
 
 // Factors returns what makes up, row by row, for the groups that nobody answered for (present[i] is about groups[i]): the weights of a row that
-// lost some are multiplied by (sum of all)/(sum of those present). It is 1 for a row that lost none, and for one that lost all.
+// lost some are multiplied by (sum of all)/(sum of those present). It is 1 for a row that lost none, for one that lost all, and for one whose weights
+// differ in sign, as a caller's own may: what is left of such a sum says nothing about what is missing, and may be next to nothing.
 func Factors(groups []Group, present []bool, rows int) []float64 {
-	all, there := make([]float64, rows), make([]float64, rows)
+	const negative, positive = 1, 2
+	all, there, signs := make([]float64, rows), make([]float64, rows), make([]uint8, rows)
 	for i, g := range groups {
 		for j, r := range g.Rows {
 			w := float64(g.weight(j))
 			all[r] += w
+			switch {
+			case w < 0:
+				signs[r] |= negative
+			case w > 0:
+				signs[r] |= positive
+			}
 			if present[i] {
 				there[r] += w
 			}
@@ -129,7 +137,7 @@ func Factors(groups []Group, present []bool, rows int) []float64 {
 	}
 	for r, sum := range all {
 		all[r] = 1
-		if sum != there[r] && there[r] != 0 {
+		if sum != there[r] && there[r] != 0 && signs[r] != negative|positive {
 			all[r] = sum / there[r]
 		}
 	}

@@ -86,6 +86,18 @@ func TestFactors_MakeUpForWhatIsMissing(t *testing.T) {
 	require.Equal(t, []float32{4, 1}, scaled[0].Out)
 }
 
+func TestFactors_AreNoneWhereWeightsDifferInSign(t *testing.T) {
+	r, err := moe.Chosen([]int64{0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2}, []float32{
+		1, 0.5, -0.999, // those present would be multiplied by 501
+		-1e-5, 1e20, 0,
+		-0.5, -0.25, -0.25,
+		0, 0.5, 0.5,
+	}, 4, 3)
+	require.NoError(t, err)
+	factors := moe.Factors(r.Groups(false), []bool{true, false, true}, 4)
+	require.Equal(t, []float64{1, 1, 4. / 3, 2}, factors)
+}
+
 func TestAddSum_MakesUpForWhatRowsLost(t *testing.T) {
 	y := []float32{1, 1, 2, 2, 3, 3}
 	moe.AddSum(y, []float32{10, 20, 30, 40}, []int32{0, 2}, nil, 2)
