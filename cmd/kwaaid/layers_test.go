@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -299,6 +301,32 @@ func TestLayers_RefuseWhatNoExpertShouldSee(t *testing.T) {
 		})
 	}
 	kwaaid(t, "call", l.name, "--api", h.API).ok(t)
+}
+
+func TestLayers_OfAnUnknownRuleAreToldOfInOneWay(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "strange")
+	require.NoError(t, os.CopyFS(dir, os.DirFS("../../testdata/fixtures/moe/mixtral-f32")))
+	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	require.NoError(t, err)
+	config = bytes.ReplaceAll(bytes.ReplaceAll(config, []byte(`"mixtral"`), []byte(`"strange"`)), []byte("Mixtral"), []byte("Strange"))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600))
+	h := startNode(t, "--expert", "checkpoint="+dir)
+	kwaaid(t, "call", "strange/0/1", "--api", h.API).ok(t) // the experts themselves are well
+
+	o := kwaaid(t, "call", "strange/0", "--json", "--api", h.API)
+	require.Equal(t, exitFailed, o.code)
+	called := decode[api.Error](t, o).Body
+	require.Equal(t, "UNIMPLEMENTED", called.Code)
+	require.Contains(t, called.Message, `"strange"`)
+
+	resp, err := http.Get("http://" + h.API + "/v2/models/strange/0")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusNotImplemented, resp.StatusCode)
+	var described struct{ Error, Code string }
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&described))
+	require.Equal(t, called.Code, described.Code)
+	require.Contains(t, called.Message, described.Error)
 }
 
 func TestBench_SaysWhatItCannotCall(t *testing.T) {

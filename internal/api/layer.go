@@ -64,8 +64,9 @@ type Layer struct {
 	Hidden        int    `json:"hidden"`
 	Experts       int    `json:"experts"`
 	TopK          int    `json:"top_k"`
-	Shared        bool   `json:"shared"` // it has a shared expert, computed where the caller's node is
-	Error         string `json:"error,omitempty"`
+	Shared        bool   `json:"shared"`                    // it has a shared expert, computed where the caller's node is
+	Error         string `json:"error,omitempty"`           // why it cannot be routed
+	Code          string `json:"code,omitempty"`            // the status of a call of it, with Error
 	RowsPerExpert []int  `json:"rows_per_expert,omitempty"` // routed by this node since it started
 
 	// Balance is the rows of the busiest expert over the mean of all: 1 is even; 0 while none were routed.

@@ -48,7 +48,7 @@ func (m layerModel) metadata(ctx context.Context) (modelMetadata, error) {
 		return modelMetadata{}, err
 	}
 	if l.Error != "" {
-		return modelMetadata{}, refuse(wire.NotReady, l.Error)
+		return modelMetadata{}, api.NewError(l.Code, fmt.Sprintf("layer %s: %s", l.Layer, l.Error), nil)
 	}
 	states := tensorMetadata{layerStates, "FP32", []int64{-1, int64(l.Hidden)}}
 	experts := tensorMetadata{layerExperts, "INT64", []int64{-1, int64(l.TopK)}}

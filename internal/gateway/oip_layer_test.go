@@ -138,7 +138,7 @@ func TestOIPLayer_SaysWhoIsMissing(t *testing.T) {
 
 func TestOIPLayer_DescribesItself(t *testing.T) {
 	f := newFace(t)
-	f.node.layers = []api.Layer{{Layer: "mixtral/0", Hidden: 64, Experts: 8, TopK: 2}, {Layer: "strange/0", Error: "unknown rule"}}
+	f.node.layers = []api.Layer{{Layer: "mixtral/0", Hidden: 64, Experts: 8, TopK: 2}, {Layer: "strange/0", Error: "unknown rule", Code: "UNIMPLEMENTED"}}
 	want := `{"name":"mixtral/0","versions":["main"],"platform":"kwaai_swarm",
 		"inputs":[{"name":"hidden_states","datatype":"FP32","shape":[-1,64]},{"name":"experts","datatype":"INT64","shape":[-1,2]},
 			{"name":"weights","datatype":"FP32","shape":[-1,2]}],
@@ -147,7 +147,7 @@ func TestOIPLayer_DescribesItself(t *testing.T) {
 	require.JSONEq(t, want, string(f.get("/v2/models/mixtral/0").body))
 	require.JSONEq(t, `{"name":"mixtral/0","ready":true}`, string(f.get("/v2/models/mixtral/0/ready").body))
 	require.JSONEq(t, `{"name":"strange/0","ready":false}`, string(f.get("/v2/models/strange/0/ready").body))
-	require.Equal(t, http.StatusServiceUnavailable, f.get("/v2/models/strange/0").StatusCode)
+	f.get("/v2/models/strange/0").requireError(t, http.StatusNotImplemented, "UNIMPLEMENTED", "layer strange/0: unknown rule") // as a call of it
 	a := f.get("/v2/models/other/0")
 	require.Equal(t, http.StatusNotFound, a.StatusCode)
 	require.Contains(t, string(a.body), "no router of layer other/0")

@@ -21,6 +21,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/dispatch"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/moe"
+	"github.com/kwaai/kwaaid/internal/wire"
 )
 
 // layers holds the MoE layers that this node can route. Safe for concurrent use.
@@ -307,8 +308,8 @@ func (c *core) Layers(context.Context) ([]api.Layer, error) {
 	list := []api.Layer{}
 	for _, r := range c.layers.list() {
 		d := api.Layer{Layer: r.Name.String(), Experts: len(r.rows), Shared: r.Shared != nil}
-		if r.err != nil {
-			d.Error = r.err.Error()
+		if _, err := c.layers.get(r.Name); err != nil {
+			d.Error, d.Code = r.err.Error(), wire.StatusOf(err).String()
 		} else {
 			d.Hidden, d.TopK = r.Gate.Hidden(), cmp.Or(c.cfg.Calls.TopK, r.Gate.Rule().TopK)
 		}
