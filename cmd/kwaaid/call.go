@@ -36,7 +36,7 @@ type callCmd struct {
 	Numerics string        `enum:",exact,dot,tile" default:"" help:"Order of operations: exact, dot or tile (default: the host's)."`
 	Combine  string        `enum:",caller,peer" default:"" help:"Layers: where the experts' outputs are added up: caller (the same bits whoever hosts) or peer (fewer bytes) (default: the node's)."`
 	Policy   string        `enum:",fail,skip" default:"" help:"Layers: when nobody answers for an expert, fail (default) or leave it out."`
-	TopK     int           `placeholder:"K" help:"Layers: experts for each row (default: as the model says)."`
+	TopK     *int          `placeholder:"K" help:"Layers: experts for each row (default: as the model says)."`
 	join     `embed:""`
 }
 
@@ -48,8 +48,8 @@ func (c *callCmd) check(a *app) error {
 		return usageError("--input brings its own rows: leave out --rows")
 	case c.Rows != nil && *c.Rows <= 0:
 		return usagef("--rows %d: expected a positive number", *c.Rows)
-	case c.TopK < 0:
-		return usagef("--top-k %d: expected a positive number", c.TopK)
+	case c.TopK != nil && *c.TopK <= 0:
+		return usagef("--top-k %d: expected a positive number", *c.TopK)
 	case c.Timeout <= 0:
 		return usagef("--timeout %v: expected a positive duration, such as 5s", c.Timeout)
 	}
@@ -62,7 +62,7 @@ func (c *callCmd) check(a *app) error {
 	switch {
 	case err != nil:
 		return usageError(err.Error())
-	case ref.Layer == nil && (c.Combine != "" || c.Policy != "" || c.TopK != 0):
+	case ref.Layer == nil && (c.Combine != "" || c.Policy != "" || c.TopK != nil):
 		return usagef("--combine, --policy and --top-k are for layers: %s is one expert", c.Name)
 	case ref.Layer != nil && c.Digest != "":
 		return usagef("--digest pins one expert's weights: %s is a layer", c.Name)
@@ -124,7 +124,7 @@ func (c *callCmd) callLayer(ctx context.Context, a *app, x *tensor.Dense) error 
 	n := a.node()
 	defer n.Close()
 	res, out, err := n.CallLayer(ctx, api.LayerRequest{
-		Name: c.Name, Input: x, Rows: c.drawn(), Seed: c.Seed, TopK: c.TopK,
+		Name: c.Name, Input: x, Rows: c.drawn(), Seed: c.Seed, TopK: c.topK(),
 		Timeout: c.Timeout, Codec: c.Codec, Numerics: c.Numerics, Combine: c.Combine, Policy: c.Policy,
 	})
 	if err != nil {
@@ -160,6 +160,14 @@ func (c *callCmd) drawn() int {
 		return 1
 	}
 	return *c.Rows
+}
+
+// topK is 0 where the node shall decide.
+func (c *callCmd) topK() int {
+	if c.TopK == nil {
+		return 0
+	}
+	return *c.TopK
 }
 
 // readInput returns nil where the rows are drawn.

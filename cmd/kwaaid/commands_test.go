@@ -40,6 +40,8 @@ func TestCommands_WrongUsageIsExitCodeTwoWithADocument(t *testing.T) {
 		"rows besides an input": {"call", "7", "--rows", "2", "--input", "x.npy"},
 		"a missing input":       {"call", "7", "--input", "does-not-exist.npy"},
 		"an empty batch":        {"call", "7", "--rows", "0"},
+		"a row without experts": {"call", "mixtral-f32/0", "--top-k", "0"},
+		"experts of an expert":  {"call", "7", "--top-k", "2"},
 		"no multiaddr to join":  {"call", "7", "--bootstrap", "somewhere"},
 		"nobody to join":        {"resolve", "7", "--bootstrap", "/ip4/127.0.0.1/tcp/7577"},
 		"no swarm to join":      {"peers", "--swarm", "a/b", "--bootstrap", nobody},
