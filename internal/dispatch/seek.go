@@ -94,6 +94,7 @@ func (c *call) seek(i int) bool {
 			t.hands--
 			return false
 		case over != nil:
+			c.noteVain(t, over, now)
 			if soonest := t.asking.none.Soonest; soonest > 0 { // it waited for room
 				over = fmt.Errorf("%w: %w", over, &expert.OverloadedError{RetryAfter: soonest})
 			}
@@ -130,11 +131,32 @@ func (c *call) vain(t *task, now time.Time) bool {
 	return unanswered && age < absenceLife
 }
 
+// hopeful counts the hands on a task from which an answer may come. Where it may be left out, a host that missed a ping is not waited for: it may
+// be gone without a word, and each call would take all of its time.
+func (c *call) hopeful(i int) int {
+	n := c.tasks[i].hands
+	if c.req.Optional {
+		for _, ex := range c.live {
+			if ex.watch.missed && ex.carries(i) {
+				n--
+			}
+		}
+	}
+	return n
+}
+
+// noteVain notes, when a call's time is over, that nobody answered for a task though others than those known were being looked for.
+func (c *call) noteVain(t *task, over error, now time.Time) {
+	if !t.hunt.since.IsZero() && t.asking.none.Soonest == 0 && errors.Is(over, expert.ErrDeadlineExceeded) {
+		c.d.table.Unanswered(t.pair.Expert, now)
+	}
+}
+
 // giveUp lets the hand on a task go; it fails for the reason unless others still wait for an answer. It returns false.
 func (c *call) giveUp(i int, reason error) bool {
 	t := &c.tasks[i]
 	t.hands--
-	if t.hands == 0 {
+	if c.hopeful(i) == 0 {
 		c.fail(i, reason)
 		c.blame(t, time.Now())
 	}
@@ -239,7 +261,7 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 		// A little apart, or all that were refused together come again together.
 		c.pause(a.none.Soonest + a.none.Soonest*time.Duration(c.d.dice.IntN(256))/1024)
 		return true, nil
-	case t.hunt.absence >= huntFor && t.hands > 1:
+	case t.hunt.absence >= huntFor && c.hopeful(i) > 1:
 		// Hosts that were asked are silent: until one of them answers, others may come back.
 		c.pause(lastPause)
 		t.hunt.renewed = true
@@ -255,6 +277,9 @@ func (c *call) lastChance(i int, now time.Time) (more bool, reason error) {
 	id, patience := a.id, c.deadline.Sub(now)
 	if a.none.Soonest > 0 {
 		patience = min(patience, a.none.Soonest) // then those that are full have room
+	}
+	if c.req.Optional {
+		patience = min(patience, huntFor-t.hunt.absence) // beside a frozen peer a walk takes several seconds
 	}
 	c.unlocked(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, patience)

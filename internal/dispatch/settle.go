@@ -180,6 +180,7 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 		return
 	}
 	if over := c.over(now); over != nil {
+		c.noteVain(t, over, now)
 		c.fail(it.task, over)
 		return
 	}
