@@ -329,6 +329,24 @@ func TestLayers_OfAnUnknownRuleAreToldOfInOneWay(t *testing.T) {
 	require.Contains(t, called.Message, described.Error)
 }
 
+func TestCall_HasTheTimeThatItIsGiven(t *testing.T) {
+	dirs := fixtureDirs(t, "moe/mixtral-f32")
+	host := startNode(t, "--config", configFile(t, "experts", dirs, ""))
+	t.Setenv("KWAAI_CALLS__TIMEOUT", "100ms")
+	caller := startNode(t, "--config", configFile(t, "layers", dirs, ""), "--bootstrap", host.Addrs[0])
+	for _, name := range []string{"mixtral-f32/0", "mixtral-f32/0/3"} {
+		kwaaid(t, "call", name, "--api", caller.API).ok(t)
+	}
+	require.NoError(t, host.Freeze())
+	for _, name := range []string{"mixtral-f32/0", "mixtral-f32/0/3"} {
+		began := time.Now()
+		o := kwaaid(t, "call", name, "--timeout", "1s", "--json", "--api", caller.API)
+		require.Equal(t, exitFailed, o.code)
+		require.Equal(t, "DEADLINE_EXCEEDED", decode[api.Error](t, o).Body.Code)
+		require.GreaterOrEqual(t, time.Since(began), time.Second, "calls.timeout is for those who give none")
+	}
+}
+
 func TestBench_SaysWhatItCannotCall(t *testing.T) {
 	h := startNode(t, "--expert", "checkpoint=../../testdata/fixtures/moe/mixtral-f32")
 	o := kwaaid(t, "bench", "mixtral-f32/0", "expert-7", "--json", "--api", h.API)

@@ -124,8 +124,8 @@ func (d *Dispatcher) Call(ctx context.Context, req Request) ([]Answer, error) {
 		timeout = d.cfg.Timeout
 	}
 	c.deadline = c.began.Add(timeout)
-	if earlier, ok := ctx.Deadline(); ok && earlier.Before(c.deadline) {
-		c.deadline = earlier
+	if given, ok := ctx.Deadline(); ok && (req.Timeout <= 0 || given.Before(c.deadline)) {
+		c.deadline = given
 	}
 	c.answers = make([]Answer, len(req.Pairs))
 	if n := len(req.Pairs); n > cap(c.tasks) {

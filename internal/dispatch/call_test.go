@@ -285,6 +285,28 @@ func TestCall_LeavesOutWhoseHostsAreSilentInAHurryAndBesideAWalkThatHangsToo(t *
 	}
 }
 
+func TestCall_HasAllTheTimeThatItsContextHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.provide(42, after(20*time.Second, identity), "slow")
+		w.connect("slow")
+		for given, want := range map[time.Duration]error{time.Minute: nil, time.Second: expert.ErrDeadlineExceeded, 0: expert.ErrDeadlineExceeded} {
+			ctx, cancel := t.Context(), func() {}
+			if given > 0 {
+				ctx, cancel = context.WithTimeout(ctx, given)
+			}
+			began := time.Now()
+			answers, err := d.Call(ctx, Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}})
+			cancel()
+			require.NoError(t, err)
+			require.ErrorIs(t, answers[0].Err, want, given)
+			if given == 0 {
+				require.Equal(t, DefaultConfig().Timeout, time.Since(began))
+			}
+		}
+	})
+}
+
 func TestCall_WaitsForSlowHostsThoughTheyMayBeLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())

@@ -17,7 +17,7 @@ type Request struct {
 	X       *tensor.Dense // [rows, hidden], float32; not changed while Call runs
 	Pairs   []expert.Pair // at least one, each with at least one row; those with weights may be answered by sums
 	Codec   codec.DType   // how numbers travel: F32, BF16 or F16
-	Timeout time.Duration // over all, look-up included; 0: the configured one. The context's deadline holds too.
+	Timeout time.Duration // over all, look-up included; 0: what the context gives, the configured one where it gives none. The context's deadline holds too.
 	// Optional pairs may stay unanswered: where a call for an expert ended in vain lately, nobody is looked for but those who are known.
 	Optional bool
 
