@@ -77,6 +77,7 @@ type asked struct {
 	id      expert.ID
 	digest  expert.Digest // the weights that are meant; zero: those that unpinned calls use
 	here    bool          // this node is to be asked first
+	again   bool          // and once more, where nobody else can be
 	other   expert.Digest // the weights that this node has instead; zero: it has none, or those that are meant
 	tried   []peer.ID
 	begun   int                // attempts
@@ -284,11 +285,17 @@ func (c *call) plan(todo []int) (start []*exchange, stuck []int) {
 			pick.Digest = t.asking.digest
 		default:
 			var ok bool
-			if pick, ok = c.pick(i, now, start); !ok {
+			pick, ok = c.pick(i, now, start)
+			switch {
+			case ok:
+				t.asking.tried = append(t.asking.tried, pick.Peer)
+			case t.asking.again:
+				t.asking.again = false
+				pick.Digest = t.asking.digest
+			default:
 				stuck = append(stuck, i)
 				continue
 			}
-			t.asking.tried = append(t.asking.tried, pick.Peer)
 		}
 		t.asking.begun++
 		start = c.join(start, i, pick)

@@ -87,3 +87,50 @@ func TestOverload_GoodputStaysAndNobodyIsBanned(t *testing.T) {
 		requireNothingUnderWay(t, w)
 	})
 }
+
+func TestOverload_ABatchLargerThanTheQueueOfThisNodeIsComputedPieceByPiece(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes, room, most = 50 * time.Millisecond, 3, 20
+		w, d := newWorld(t, DefaultConfig())
+		pairs := make([]expert.Pair, most)
+		for i := range pairs {
+			pairs[i].Expert = expert.ID(i)
+			w.host(pairs[i].Expert, expert.StateReady)
+		}
+		w.local = func(ctx context.Context, x *tensor.Dense, pairs []expert.Pair) ([]expert.Result, error) {
+			results, err := identity(ctx, x, pairs)
+			for i := room; i < len(results); i++ {
+				results[i] = expert.Result{Err: &expert.OverloadedError{RetryAfter: time.Minute}}
+			}
+			time.Sleep(takes)
+			return results, err
+		}
+		began := time.Now()
+		answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: pairs})
+		require.NoError(t, err)
+		for i := range answers {
+			require.NoError(t, answers[i].Err)
+			require.Equal(t, WhereLocal, answers[i].Where)
+		}
+		require.Equal(t, (most+room-1)/room*takes, time.Since(began))
+
+		// Whoever else hosts one takes it, rather than that it waits.
+		w.provide(pairs[most-1].Expert, identity, "peer")
+		w.connect("peer")
+		answers, err = d.Call(t.Context(), Request{X: rows(1), Pairs: pairs})
+		require.NoError(t, err)
+		for i := range answers {
+			require.NoError(t, answers[i].Err)
+		}
+		require.Equal(t, WhereRemote, answers[most-1].Where)
+
+		// Others fill it: nobody is computed for, and it says so.
+		w.do(func() { w.local = refuses(&expert.OverloadedError{RetryAfter: takes}) })
+		answers, err = d.Call(t.Context(), Request{X: rows(1), Pairs: pairs[:2]})
+		require.NoError(t, err)
+		for i := range answers {
+			require.ErrorIs(t, answers[i].Err, expert.ErrOverloaded)
+			require.Len(t, answers[i].Attempts, 1)
+		}
+	})
+}

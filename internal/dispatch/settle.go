@@ -61,6 +61,7 @@ func (c *call) settle(ex *exchange, results []expert.Result, load expert.Load, e
 		t.hands--
 		if !t.decided {
 			c.weigh(ex, it, r, now)
+			c.askHereAgain(ex, it)
 		} else if checks != nil {
 			checks[k] = nil // another answer was taken
 		}
@@ -223,6 +224,20 @@ func (c *call) weigh(ex *exchange, it *item, r *expert.Result, now time.Time) {
 	case errors.Is(it.err, expert.ErrDigestMismatch) && !it.pick.Digest.IsZero():
 		// The registry leaves the peer out for as long as that holds; afterwards it may be asked again.
 		asked.tried = slices.DeleteFunc(asked.tried, func(p peer.ID) bool { return p == ex.peer })
+	}
+}
+
+// askHereAgain has this node asked once more, if nobody else can be, for what it had no room for, where it computed other pairs of the exchange:
+// these are done, and were what filled its queue, or a good part. So a batch that is larger than the queue is computed piece by piece.
+func (c *call) askHereAgain(ex *exchange, it *item) {
+	t := &c.tasks[it.task]
+	if ex.peer != "" || t.decided || !errors.Is(it.err, expert.ErrOverloaded) {
+		return
+	}
+	if slices.ContainsFunc(ex.items, func(other item) bool { return other.err == nil }) {
+		asked := t.askedOf(it)
+		asked.again = true
+		asked.begun-- // there is an end to it: each time a pair less is left
 	}
 }
 
