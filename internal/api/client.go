@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,8 +41,8 @@ const maxOutput = 4 << 30
 // maxShort bounds documents of a few lines: errors, readiness.
 const maxShort = 1 << 20
 
-// patience bounds the wait for a document that a node has at hand, or finds within the 10 s of a look-up. A node that hangs takes connections
-// all the same, as its system does that, and would be waited for without an end.
+// patience bounds the wait for a document that a node has at hand, or finds within the 10 s of a look-up, and for a sign of life beside longer
+// work. A node that hangs takes connections all the same, as its system does that, and would be waited for without an end.
 const patience = 30 * time.Second
 
 // errHangs is the cause of giving up.
@@ -234,6 +235,8 @@ func stream[P, R any](ctx context.Context, c *Client, path string, req any, prog
 	if err != nil {
 		return result, err
 	}
+	ctx, cancel := c.whileAlive(ctx)
+	defer cancel()
 	resp, err := c.do(ctx, http.MethodPost, path, "application/json", bytes.NewReader(doc), MIMEEvents)
 	if err != nil {
 		return result, err
@@ -259,7 +262,7 @@ func stream[P, R any](ctx context.Context, c *Client, path string, req any, prog
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return result, fmt.Errorf("%s of %s broke off: %w", path, c.addr, err)
+		return result, fmt.Errorf("%s of %s broke off: %w", path, c.addr, cmp.Or(context.Cause(ctx), err))
 	}
 	return result, fmt.Errorf("%s of %s broke off before its result", path, c.addr)
 }
@@ -276,11 +279,13 @@ func get[T any](ctx context.Context, c *Client, method, path string, in any) (T,
 		}
 		body, contentType = bytes.NewReader(doc), "application/json"
 	}
+	var cancel context.CancelFunc
 	if method == http.MethodGet {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.patience, errHangs)
-		defer cancel()
+	} else {
+		ctx, cancel = c.whileAlive(ctx)
 	}
+	defer cancel()
 	resp, err := c.do(ctx, method, path, contentType, body, "application/json")
 	if err != nil {
 		return out, err
@@ -293,6 +298,43 @@ func get[T any](ctx context.Context, c *Client, method, path string, in any) (T,
 		return out, fmt.Errorf("the document %s of %s: %w", path, c.addr, err)
 	}
 	return out, nil
+}
+
+// whileAlive returns a context for work that takes as long as it takes: its cause is errHangs once the node leaves even a question about its
+// health unanswered. cancel has to be called; it returns when nothing is asked any more.
+func (c *Client) whileAlive(ctx context.Context) (work context.Context, cancel context.CancelFunc) {
+	work, end := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-work.Done():
+				return
+			case <-time.After(c.patience / 2):
+			}
+			if c.hangs(work) {
+				end(errHangs)
+			}
+		}
+	}()
+	return work, func() {
+		end(nil)
+		<-ended
+	}
+}
+
+// hangs asks how the node is; any answer will do, and a connection that is refused or breaks ends the work's own request too.
+func (c *Client) hangs(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, errHangs)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodGet, "/healthz", "", nil, "")
+	if err != nil {
+		return errors.Is(err, errHangs)
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxShort)) // the connection is of use again
+	_ = resp.Body.Close()
+	return false
 }
 
 func (c *Client) do(ctx context.Context, method, path, contentType string, body io.Reader, accept string) (*http.Response, error) {
