@@ -794,8 +794,8 @@ func TestCall_ManyGoneHostsAreInNobodysWay(t *testing.T) {
 			w.provide(42, breaks(expert.ErrDialFailed), p)
 			w.pings[p] = gone
 		}
+		w.connect("here-a", "here-b") // so that they take the places of two that are not
 		w.provide(42, identity, "here-a", "here-b")
-		w.connect("here-a", "here-b")
 		for range 300 {
 			a := one(t, d, 42)
 			require.NoError(t, a.Err)
@@ -826,6 +826,35 @@ func TestCall_HostsThatCannotBeDialledUseUpNoRetries(t *testing.T) {
 				time.Sleep(5 * time.Millisecond)
 				w.connect("here")
 				return nil
+			}
+			require.NoError(t, one(t, d, 42).Err)
+			requireNothingUnderWay(t, w)
+		})
+	}
+}
+
+// More are found than the registry remembers of one expert, in whatever order the DHT names them; nobody is connected.
+func TestCall_WhoIsThereIsFoundAmongMoreThanTheRegistryHolds(t *testing.T) {
+	for seed := range uint64(50) {
+		synctest.Test(t, func(t *testing.T) {
+			dice := rand.New(rand.NewPCG(seed, 0))
+			w, d := newWorld(t, DefaultConfig(), withDice(&lockedDice{r: dice}))
+			providers := []peer.ID{"here-a", "here-b"}
+			for i := range 28 {
+				providers = append(providers, peer.ID(fmt.Sprintf("gone-%02d", i)))
+			}
+			dice.Shuffle(len(providers), func(i, j int) { providers[i], providers[j] = providers[j], providers[i] })
+			for _, p := range providers {
+				w.announce(42, after(time.Millisecond, breaks(expert.ErrDialFailed)), p)
+				w.pings[p] = func(context.Context) error { return expert.ErrDialFailed }
+			}
+			for _, p := range []peer.ID{"here-a", "here-b"} {
+				w.peers[p] = after(5*time.Millisecond, identity) // with the time to dial
+				w.pings[p] = func(context.Context) error {
+					time.Sleep(5 * time.Millisecond)
+					w.connect(p)
+					return nil
+				}
 			}
 			require.NoError(t, one(t, d, 42).Err)
 			requireNothingUnderWay(t, w)

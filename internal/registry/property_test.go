@@ -197,7 +197,7 @@ func TestTable_FullOfProvidersDropsTheWorst(t *testing.T) {
 	require.NoError(t, err)
 	s.table.Report(pick, Outcome{Kind: Answered, Took: time.Millisecond}, s.now)
 	for i := range 10 { // strangers come and push each other out
-		require.True(t, s.table.AddProvider(1, peer.ID(fmt.Sprint("stranger-", i)), DHT, s.now.Add(time.Duration(i))))
+		require.True(t, s.table.AddProvider(1, peer.ID(fmt.Sprint("stranger-", i)), DHT, s.now.Add(time.Duration(i)*2*newsLife)))
 		checkInvariants(t, s.table)
 	}
 	var left []string
@@ -205,6 +205,31 @@ func TestTable_FullOfProvidersDropsTheWorst(t *testing.T) {
 		left = append(left, string(p.Peer))
 	}
 	require.Equal(t, []string{"static", "good", "stranger-9"}, left)
+}
+
+// A walk may find more than there is room for, time and again.
+func TestTable_FullOfProvidersKeepsWhomAWalkFoundUntilTheyFailed(t *testing.T) {
+	s := newScript(Limits{Experts: 3, ProvidersPerExpert: 2, Peers: 8})
+	found := []peer.ID{"a", "b", "c", "d"}
+	known := func() (left []peer.ID) {
+		for _, p := range s.table.Providers(1, s.now) {
+			left = append(left, p.Peer)
+		}
+		return left
+	}
+	s.table.LookedUp(1, found, s.now)
+	require.Equal(t, []peer.ID{"a", "b"}, known())
+
+	s.table.Unreached("a", s.now)
+	s.table.Unreached("b", s.now)
+	s.table.LookedUp(1, found, s.now)
+	require.Equal(t, []peer.ID{"c", "d"}, known())
+
+	s.table.Connected("b", s.now)
+	require.True(t, s.table.AddProvider(1, "b", DHT, s.now), "a dial shows no more than a connection")
+	require.Equal(t, []peer.ID{"d", "b"}, known())
+	require.True(t, s.table.AddProvider(1, "c", DHT, s.now.Add(2*newsLife)))
+	checkInvariants(t, s.table)
 }
 
 func TestTable_FullOfPeersRefusesStrangersAndForgetsOldMisbehaviour(t *testing.T) {

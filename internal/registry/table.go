@@ -183,7 +183,7 @@ func New(limits Limits, now time.Time) *Table {
 
 func (t *Table) tick(now time.Time) tick { return max(1, tick(now.Sub(t.epoch))) }
 
-// AddProvider notes that a peer hosts an expert. It returns false where the table has no room for another peer.
+// AddProvider notes that a peer hosts an expert. It returns false where there is no room for it.
 func (t *Table) AddProvider(id expert.ID, p peer.ID, source Source, now time.Time) bool {
 	at := t.tick(now)
 	t.mu.Lock()
@@ -199,11 +199,12 @@ func (t *Table) addProvider(e *entry, id peer.ID, source Source, now tick) *prov
 	e.absent = 0
 	p := e.find(h)
 	if p == nil {
-		if len(e.providers) >= t.limits.ProvidersPerExpert && !t.dropWorst(e, source, now) {
+		newcomer := provider{host: h, source: source}
+		if len(e.providers) >= t.limits.ProvidersPerExpert && !t.dropWorst(e, &newcomer, now) {
 			t.forgetIdle(h)
 			return nil
 		}
-		e.providers = append(e.providers, provider{host: h, source: source})
+		e.providers = append(e.providers, newcomer)
 		p = &e.providers[len(e.providers)-1]
 		h.experts++
 	}
@@ -292,13 +293,17 @@ func (e *entry) find(h *host) *provider {
 	return nil
 }
 
-// dropWorst makes room for a provider: of those that are not configured, the one that does worst, then the one heard of least
-// recently. Nobody is dropped while calls to it are under way.
-func (t *Table) dropWorst(e *entry, source Source, now tick) bool {
+// newsLife: whom one walk finds becomes known within half of it.
+const newsLife = time.Minute
+
+// dropWorst makes room for a newcomer: of those that are not configured, the one that does worst, then the one heard of least
+// recently. Nobody is dropped while calls to it are under way, nor who was heard of lately for one that promises no more: those that a walk finds
+// would push each other out before they were tried, and those tried in vain would come back in their place.
+func (t *Table) dropWorst(e *entry, newcomer *provider, now tick) bool {
 	worst := -1
 	for i := range e.providers {
 		p := &e.providers[i]
-		if p.source == Static && source != Static || p.stats != nil && p.stats.inflight > 0 {
+		if p.source == Static && newcomer.source != Static || p.stats != nil && p.stats.inflight > 0 {
 			continue
 		}
 		if worst < 0 || p.worse(&e.providers[worst], now) {
@@ -306,6 +311,9 @@ func (t *Table) dropWorst(e *entry, source Source, now tick) bool {
 		}
 	}
 	if worst < 0 {
+		return false
+	}
+	if p := &e.providers[worst]; newcomer.standing(now) <= p.standing(now) && now-p.seen <= tick(newsLife) {
 		return false
 	}
 	t.removeAt(e, worst)
@@ -321,13 +329,15 @@ func (p *provider) worse(q *provider, now tick) bool {
 func (p *provider) standing(now tick) int {
 	switch {
 	case p.source == Static:
-		return 3
+		return 4
 	case p.host.shut > now || p.host.breaker.open:
 		return 0
-	case p.stats == nil || p.stats.at == 0:
-		return 1
-	default:
+	case p.stats != nil && p.stats.at != 0:
+		return 3
+	case p.host.connected:
 		return 2
+	default:
+		return 1
 	}
 }
 
