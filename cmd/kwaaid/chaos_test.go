@@ -19,6 +19,7 @@ import (
 
 	"github.com/kwaai/kwaaid/internal/api"
 	"github.com/kwaai/kwaaid/internal/demo"
+	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/swarmtest"
 )
 
@@ -109,6 +110,15 @@ func TestChaos_TheOnlyHostIsKilled(t *testing.T) {
 			require.Equal(t, other.Peer, failed.Attempts[0].Peer)
 			require.Contains(t, failed.Error(), other.Peer)
 		}
+	})
+	t.Run("the list says that it is gone", func(t *testing.T) {
+		list, err := w.caller.Client.Experts(t.Context())
+		require.NoError(t, err)
+		states := map[string]expert.State{}
+		for _, e := range list {
+			states[e.Expert.String()] = e.State
+		}
+		require.Equal(t, map[string]expert.State{"expert-7": expert.StateFailed, "expert-8": expert.StateReady, "expert-9": expert.StateFailed}, states)
 	})
 }
 

@@ -97,6 +97,9 @@ func remoteDocument(v registry.ExpertView) api.Expert {
 	if !v.Digest.IsZero() {
 		e.Digest = v.Digest.String()
 	}
+	if v.State == expert.StateFailed {
+		e.Error = "none of its hosts can be reached, or it fails there"
+	}
 	return e
 }
 

@@ -17,7 +17,7 @@ type ExpertView struct {
 	Kind      string        //
 	DType     string        //
 	Numerics  string        //
-	State     expert.State  // ready where a provider can be asked; else as a host described it
+	State     expert.State  // draining or failed where all providers are gone or do so, ready where nothing else is known; else as a host described it
 	Hidden    int           // 0: not known
 	Inner     int           //
 	Digest    expert.Digest // the one that unpinned calls use; zero: not known
@@ -91,15 +91,37 @@ func (e *entry) view(now tick) ExpertView {
 	if a := e.about; a != nil {
 		v.Name, v.Kind, v.DType, v.Numerics, v.Inner, v.State = a.name, a.kind, a.dtype, a.numerics, int(a.inner), a.state
 	}
+	well, draining := 0, 0
 	for i := range e.providers {
-		if e.providers[i].why(&Query{}, e.digest, now) == pickable {
+		p := &e.providers[i]
+		if p.why(&Query{}, e.digest, now) == pickable {
 			v.Reachable++
 		}
+		switch {
+		case p.host.draining:
+			draining++
+		case p.breakerState(now) == Closed:
+			well++
+		}
 	}
-	if v.Reachable > 0 && v.State == "" {
+	switch {
+	case well == 0 && draining > 0:
+		v.State = expert.StateDraining
+	case well == 0:
+		v.State = expert.StateFailed
+	case v.State == "":
 		v.State = expert.StateReady
 	}
 	return v
+}
+
+// breakerState is that of the peer, or that of the expert there, whichever is further from closed.
+func (p *provider) breakerState(now tick) BreakerState {
+	state := p.host.breakerState(now)
+	if s := p.current(); s != nil {
+		state = worse(state, s.breaker.state(now))
+	}
+	return state
 }
 
 // Providers lists the known providers of an expert, in the order in which they became known.
@@ -117,11 +139,10 @@ func (t *Table) Providers(id expert.ID, now time.Time) []ProviderView {
 		p := &e.providers[i]
 		h, s := p.host, p.current()
 		v := ProviderView{
-			Peer: h.id, Source: p.source, Age: time.Duration(max(0, at-p.seen)), Breaker: h.breakerState(at), RTT: seconds(h.rtt),
+			Peer: h.id, Source: p.source, Age: time.Duration(max(0, at-p.seen)), Breaker: p.breakerState(at), RTT: seconds(h.rtt),
 			Success: h.health.rate(at), Resting: time.Duration(max(0, h.rest-at)), Digest: p.digest, Other: p.other(e.digest, at),
 		}
 		if s != nil {
-			v.Breaker = worse(v.Breaker, s.breaker.state(at))
 			v.Latency, v.Service, v.Inflight = seconds(s.latency), seconds(s.service), int(s.inflight)
 			v.Success = min(v.Success, s.health.rate(at))
 			v.Resting = max(v.Resting, time.Duration(s.rest-at))
