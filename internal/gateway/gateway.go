@@ -53,7 +53,7 @@ type Node interface {
 // errStopped is the cause with which requests end that outlive the drain time.
 var errStopped = errors.New("the node stopped")
 
-// maxConnections bounds each face: every connection costs a goroutine, buffers and a file descriptor, of which a process often has 1,024.
+// maxConnections bounds each face: every connection costs a goroutine, buffers and a file descriptor. See WithFiles.
 const maxConnections = 512
 
 // Gateway is a node's HTTP and gRPC face. Open binds it, Run serves it.
@@ -65,6 +65,7 @@ type Gateway struct {
 	registry  *prometheus.Registry
 	metrics   *Metrics
 	bodies    budget
+	room      int // connections of each face
 
 	httpListener net.Listener // nil when HTTP is off
 	grpcListener net.Listener // nil when gRPC is off
@@ -88,6 +89,14 @@ func WithRegistry(reg *prometheus.Registry) Option {
 	}
 }
 
+// leastConnections keeps a face of use however few files there are.
+const leastConnections = 8
+
+// WithFiles leaves half of the process's file descriptors, of which it may hold n, to the swarm and the disk.
+func WithFiles(n int) Option {
+	return func(g *Gateway) { g.room = min(max(n/4, leastConnections), maxConnections) }
+}
+
 // Open checks cfg and binds its addresses; requests wait until Run. Call Close if Run is never called.
 func Open(cfg Config, inference Inference, node Node, opts ...Option) (*Gateway, error) {
 	if err := cfg.Validate(); err != nil {
@@ -100,6 +109,7 @@ func Open(cfg Config, inference Inference, node Node, opts ...Option) (*Gateway,
 		log:       zerolog.Nop(),
 		registry:  prometheus.NewRegistry(),
 		stopping:  make(chan struct{}),
+		room:      maxConnections,
 	}
 	for _, o := range opts {
 		o(g)
@@ -124,7 +134,7 @@ func (g *Gateway) listen(face, addr, preface string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w; free the port, or set %s to another address", face, addr, err, face)
 	}
-	return newListener(l, face, preface, g.log, g.metrics), nil
+	return newListener(l, face, preface, g.room, g.log, g.metrics), nil
 }
 
 // Addr returns the HTTP address that is really bound, nil when HTTP is off.

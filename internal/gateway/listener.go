@@ -19,6 +19,7 @@ type listener struct {
 	net.Listener
 	face    string
 	preface string // a connection that begins with it is no noise; empty: one that beginRequest was called for
+	room    int    // connections at once
 	log     zerolog.Logger
 	metrics *Metrics
 
@@ -31,15 +32,16 @@ type listener struct {
 }
 
 const (
-	// patience is for a connection to bring its request before it may be closed for another: far above a round trip.
-	patience = time.Second
+	// patience is for a connection to bring its request before it may be closed for another. The request comes right behind what opens the
+	// connection, and so many that say nothing as a face has room for hold up those behind them for so long.
+	patience = 100 * time.Millisecond
 	// roomEvery is how often a full listener looks whether one has waited long enough.
-	roomEvery = 100 * time.Millisecond
+	roomEvery = 20 * time.Millisecond
 )
 
-func newListener(l net.Listener, face, preface string, log zerolog.Logger, metrics *Metrics) net.Listener {
+func newListener(l net.Listener, face, preface string, room int, log zerolog.Logger, metrics *Metrics) net.Listener {
 	return &listener{
-		Listener: l, face: face, preface: preface, log: log, metrics: metrics,
+		Listener: l, face: face, preface: preface, room: room, log: log, metrics: metrics,
 		freed: make(chan struct{}, 1), closed: make(chan struct{}), open: map[*conn]struct{}{},
 	}
 }
@@ -92,7 +94,7 @@ func (l *listener) makeRoom() error {
 func (l *listener) longestIdle() (full bool, idle *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) < maxConnections {
+	if len(l.open) < l.room {
 		return false, nil
 	}
 	before := time.Now().Add(-patience).UnixNano()

@@ -133,7 +133,11 @@ func New(cfg *config.Config, version string, log zerolog.Logger, options Options
 	if err != nil {
 		return nil, err
 	}
-	if n.gateway, err = gateway.Open(cfg.Gateway(), n, n, gateway.WithLogger(log), gateway.WithRegistry(reg)); err != nil {
+	face := []gateway.Option{gateway.WithLogger(log), gateway.WithRegistry(reg)}
+	if most := maxFiles(); most >= 0 {
+		face = append(face, gateway.WithFiles(most))
+	}
+	if n.gateway, err = gateway.Open(cfg.Gateway(), n, n, face...); err != nil {
 		return nil, err
 	}
 	n.closers = append(n.closers, n.gateway.Close)
