@@ -39,6 +39,17 @@ func (g *guard) enter(phase int64, now time.Time) {
 	g.phase.Store(now.Sub(g.born).Nanoseconds()&^3 | phase)
 }
 
+// age is how long the phase has lasted.
+func (g *guard) age() time.Duration {
+	return time.Since(g.born) - time.Duration(g.phase.Load()&^3)
+}
+
+// underWay tells whether an exchange is.
+func (g *guard) underWay() bool {
+	phase := g.phase.Load() & 3
+	return phase == moving || phase == computing
+}
+
 // look is the timer's work.
 func (g *guard) look() {
 	v := g.phase.Load()

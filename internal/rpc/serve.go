@@ -46,6 +46,9 @@ type turn struct {
 // code. An outcome without op and error stands for a stream on which nothing came.
 func (t *turn) next(ctx context.Context) (outcome, network.StreamErrorCode) {
 	t.guard.enter(resting, time.Now())
+	if ctx.Err() != nil {
+		return outcome{}, codeIdle
+	}
 	if _, err := t.line.r.Peek(1); err != nil {
 		return outcome{}, codeIdle
 	}
@@ -163,6 +166,9 @@ func (t *turn) forward(ctx context.Context, payload int64) network.StreamErrorCo
 	code := t.replyResults(results)
 	for i := range results {
 		expert.Release(results[i].Memory)
+	}
+	if code == keep {
+		t.guard.enter(resting, time.Now()) // before the admission is released: a host that drains may stop then
 	}
 	return code
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/rs/zerolog"
 )
 
@@ -24,9 +26,11 @@ type Server struct {
 	limits *peerLimits
 	floats floatPool
 
-	mu      sync.Mutex
-	stopped bool           // no stream is taken any more
 	streams sync.WaitGroup // those being served
+
+	mu      sync.Mutex                   // guards the rest
+	stopped bool                         // no stream is taken any more
+	rested  map[peer.ID][]network.Stream // those on which an exchange had ended a moment before Run's context did
 }
 
 // ServerOption adds what a Server can do without.
@@ -50,15 +54,16 @@ func NewServer(h host.Host, handler Handler, cfg ServerConfig, opts ...ServerOpt
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{host: h, handler: handler, cfg: cfg, log: zerolog.Nop(), onGoodbye: func(peer.ID) {}, limits: limits}
+	s := &Server{host: h, handler: handler, cfg: cfg, log: zerolog.Nop(), onGoodbye: func(peer.ID) {}, limits: limits, rested: map[peer.ID][]network.Stream{}}
 	for _, opt := range opts {
 		opt(s)
 	}
 	return s, nil
 }
 
-// Run serves until ctx ends. Then it resets every stream, requests under way too, and returns when all of them have ended: a host
-// that wants to answer what it has taken on drains its Handler first. It is called once.
+// Run serves until ctx ends. Then it resets every stream, requests under way too, and returns when all of them have ended and what was answered
+// a moment ago has arrived, unless that takes longer than arriveFor: a host that wants to answer what it has taken on drains its Handler first.
+// It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	s.host.SetStreamHandler(Protocol, func(st network.Stream) {
 		s.mu.Lock()
@@ -78,7 +83,37 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stopped = true
 	s.mu.Unlock()
 	s.streams.Wait()
+	s.arrive()
 	return context.Cause(ctx)
+}
+
+// arriveFor bounds the wait for what was answered at last, and says how long ago an answer has arrived or never will: 8 MiB take so long at
+// 13 Mbit/s.
+const arriveFor = 5 * time.Second
+
+// arrive closes the streams on which something was answered a moment ago. What was written on them stands in buffers, which a reset, or the connection's end, would throw away at the
+// peer's side too unless it has read that the stream is closed. A ping behind that comes back when it has.
+func (s *Server) arrive() {
+	ctx, cancel := context.WithTimeout(network.WithNoDial(context.Background(), "the host stops"), arriveFor)
+	defer cancel()
+	var all sync.WaitGroup
+	for p, rested := range s.rested {
+		all.Go(func() {
+			closed := make(chan struct{})
+			go func() { // on a connection that does not move it ends with the connection
+				defer close(closed)
+				for _, st := range rested {
+					_ = st.Close()
+				}
+			}()
+			select {
+			case <-closed:
+				<-ping.Ping(ctx, s.host, p)
+			case <-ctx.Done():
+			}
+		})
+	}
+	all.Wait()
 }
 
 // streamMemory is what an open stream holds while it is idle: its read buffer and two timers.
@@ -109,9 +144,15 @@ func (s *Server) serve(ctx context.Context, st network.Stream) {
 	defer s.metrics.serverStream(-1)
 
 	l := newLine(st)
-	stop := context.AfterFunc(ctx, func() { l.abort(codeShutdown) })
-	defer stop()
 	t := &turn{server: s, peer: p, line: l, watch: newWatch(l), guard: newGuard(l, s.cfg.IdleTimeout, s.cfg.TransferTimeout)}
+	stop := context.AfterFunc(ctx, func() {
+		if t.guard.underWay() {
+			l.abort(codeShutdown)
+		} else {
+			_ = l.SetReadDeadline(longAgo)
+		}
+	})
+	defer stop()
 	defer t.watch.stop()
 	defer t.guard.stop()
 	for {
@@ -123,9 +164,14 @@ func (s *Server) serve(ctx context.Context, st network.Stream) {
 		if o.op != 0 || o.err != nil {
 			s.report(p, &o)
 		}
-		if code == closed {
+		switch {
+		case code == closed:
 			_ = st.Close()
-		} else {
+		case code == codeIdle && ctx.Err() != nil && t.guard.age() < arriveFor:
+			s.mu.Lock()
+			s.rested[p] = append(s.rested[p], st)
+			s.mu.Unlock()
+		default:
 			l.abort(code)
 		}
 		return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -380,6 +381,52 @@ func TestServer_EndsEverythingWithRun(t *testing.T) {
 	require.Equal(t, int64(1), handler.released.Load())
 	require.Error(t, <-failed)
 	require.Eventually(t, func() bool { return streams(host, caller.ID()) == 0 }, waitFor, time.Millisecond)
+}
+
+// A host that drains stops as soon as its last answer is out, which is long before it has arrived.
+func TestServer_WhatItAnsweredArrivesThoughItStops(t *testing.T) {
+	const rows, hidden = 128, 4096 // 2 MiB
+	caller := newHost(t)
+	client, err := rpc.NewClient(caller, rpc.DefaultClientConfig())
+	require.NoError(t, err)
+	for range 5 {
+		host := newHost(t)
+		introduce(caller, host)
+		ctx, stop := context.WithCancel(context.Background())
+		server, err := rpc.NewServer(host, &lastHandler{fakeHandler: new(fakeHandler), released: stop}, rpc.DefaultServerConfig())
+		require.NoError(t, err)
+		done := make(chan error, 1)
+		go func() {
+			_ = server.Run(ctx)
+			done <- host.Close()
+		}()
+		require.Eventually(t, func() bool { return slices.Contains(host.Mux().Protocols(), rpc.Protocol) }, waitFor, time.Millisecond)
+		x := ramp(rows, hidden)
+		reply, err := client.Call(within(t), host.ID(), x, all(7), codec.F32)
+		require.NoError(t, err)
+		require.Equal(t, x.Float32s(), reply.Results[0].Output.Float32s())
+		require.NoError(t, <-done)
+	}
+}
+
+// lastHandler stops the server with its first answer.
+type lastHandler struct {
+	*fakeHandler
+	released func()
+}
+
+func (h *lastHandler) Admit(rows, hidden int, pairs []expert.Pair) rpc.Admission {
+	return lastAdmission{h.fakeHandler.Admit(rows, hidden, pairs), h.released}
+}
+
+type lastAdmission struct {
+	rpc.Admission
+	released func()
+}
+
+func (a lastAdmission) Release() {
+	a.Admission.Release()
+	a.released()
 }
 
 func TestMetrics_CountBothSides(t *testing.T) {
