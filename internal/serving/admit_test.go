@@ -154,6 +154,26 @@ func TestAdmit_SaysWhenToComeAgain(t *testing.T) {
 	})
 }
 
+// Or it would stand still until its callers are back.
+func TestAdmit_AShortQueueIsNotLeftForLongerThanItTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, WithSlots(1))
+		host(t, h, 7, &fakeExpert{before: slowly(0, 10*time.Microsecond)})
+		require.NoError(t, h.Local(context.Background(), input(100, 0), pairs(7))[0].Err)
+		synctest.Wait()
+		var out []*Ticket
+		for range 5 {
+			out = append(out, h.Admit(100, 4, pairs(7)))
+		}
+		var o *expert.OverloadedError
+		require.ErrorAs(t, out[4].Refused()[0], &o)
+		require.Equal(t, 2*time.Millisecond, o.RetryAfter)
+		for _, ticket := range out {
+			ticket.Release()
+		}
+	})
+}
+
 func TestLoad_CountsWorkOnceWhenPassesShareTheMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, nil, withSlots(2))

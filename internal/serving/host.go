@@ -210,7 +210,7 @@ func (h *Host) notify() {
 func (h *Host) retryAfter(needed int) time.Duration {
 	const (
 		unknown  = 100 * time.Millisecond // nothing was computed yet: some passes of a large expert
-		shortest = 5 * time.Millisecond   // below it a caller would be back before others were refused
+		shortest = time.Millisecond       // callers rest no shorter; longer than a short queue takes, and it would run dry
 		longest  = 5 * time.Second        // beyond it the estimate says nothing
 	)
 	if h.speed.rows == 0 {
