@@ -861,3 +861,19 @@ func TestCall_WhoIsThereIsFoundAmongMoreThanTheRegistryHolds(t *testing.T) {
 		})
 	}
 }
+
+// An operator unloads an expert and loads it again.
+func TestCall_TheOnlyHostIsAskedAgainOnceItHasTheExpert(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWorld(t, DefaultConfig())
+		w.announce(42, refuses(expert.ErrNotFound), "peer-a")
+		w.connect("peer-a")
+		require.ErrorIs(t, one(t, d, 42).Err, expert.ErrNotFound)
+		w.do(func() { w.peers["peer-a"] = identity })
+		time.Sleep(time.Second)
+		a := one(t, d, 42)
+		require.NoError(t, a.Err)
+		require.Len(t, a.Attempts, 1)
+		requireNothingUnderWay(t, w)
+	})
+}

@@ -109,8 +109,8 @@ const (
 	meetAtOnce = 2
 	// meetAgain is how soon a peer is dialled again behind calls.
 	meetAgain = time.Second
-	// lastResortRest: when nobody else is left, a peer without connection is dialled again and one that fails is probed, but not on
-	// every call.
+	// lastResortRest: when nobody else is left, a peer without connection is dialled again, one that fails is probed, and one that did not have
+	// the expert is asked whether it has it by now, but not on every call.
 	lastResortRest = 250 * time.Millisecond
 	// diceFaces: shares are drawn to a thousandth.
 	diceFaces = 1000
@@ -145,7 +145,7 @@ func (p *provider) why(q *Query, digest expert.Digest, now tick) reason {
 		return open
 	case h.rest > now:
 		return resting
-	case s != nil && s.rest > now:
+	case s != nil && s.until() > now:
 		return unready
 	default:
 		return pickable
@@ -271,10 +271,17 @@ func (h *host) heldBack(now tick, dice Dice) bool {
 }
 
 // lastResort tells whether a provider that cannot be picked may be tried when nobody else is left: one that only lacks a connection,
-// since a dial costs less than giving up; for the desperate one that fails, by one call at a time.
+// since a dial costs less than giving up; for the desperate one that fails, by one call at a time, and one that did not have the expert.
 func (p *provider) lastResort(q *Query, digest expert.Digest, now tick) bool {
 	h, s := p.host, p.stats
-	if p.why(q, digest, now) != open || h.shut > now || h.draining || h.rest > now || s != nil && s.rest > now {
+	switch p.why(q, digest, now) {
+	case unready:
+		return q.Desperate && now-s.lacks >= tick(lastResortRest)
+	case open:
+		if h.shut > now || h.draining || h.rest > now || s != nil && s.until() > now {
+			return false
+		}
+	default:
 		return false
 	}
 	peerWell := h.breaker.allows(now)

@@ -83,9 +83,9 @@ func (t *Table) Report(k Pick, o Outcome, now time.Time) {
 	case Overloaded:
 		h.rest = max(h.rest, at+tick(min(max(o.RetryAfter, leastRetryAfter), mostRetryAfter)))
 	case NotReady:
-		s.rest = at + tick(unreadyRest)
+		s.lacks, s.absent = at, false
 	case NotFound:
-		s.rest = at + tick(absentRest)
+		s.lacks, s.absent = at, true
 	case Mismatch:
 		s.wrong, s.wrongUntil = short(k.Digest), at+tick(digestLife)
 		if p := k.entry.find(h); p != nil && p.digest == k.Digest {
@@ -163,9 +163,21 @@ func (h *host) die(now tick) {
 func (p *provider) current() *stats {
 	if s := p.stats; s != nil && s.life != p.host.life {
 		probing := s.breaker.probing
-		s.life, s.health, s.rest, s.breaker = p.host.life, health{}, 0, breaker{open: probing, probing: probing}
+		s.life, s.health, s.lacks, s.breaker = p.host.life, health{}, 0, breaker{open: probing, probing: probing}
 	}
 	return p.stats
+}
+
+// until is when a host that did not have the expert ready is to be asked again; 0: it had it.
+func (s *stats) until() tick {
+	switch {
+	case s.lacks == 0:
+		return 0
+	case s.absent:
+		return s.lacks + tick(absentRest)
+	default:
+		return s.lacks + tick(unreadyRest)
+	}
 }
 
 // fail counts a failure of the peer itself.
@@ -224,7 +236,7 @@ func (t *Table) answered(k *Pick, o *Outcome, now tick) {
 		s.breaker.ok()
 	}
 	k.probeStats = false
-	s.rest = 0
+	s.lacks = 0
 	smooth(&s.latency, took, smoothing)
 	smooth(&h.latency, took, smoothing)
 

@@ -123,7 +123,8 @@ type stats struct {
 	lost                   uint16  // draws that it lost since
 	health                 health
 	breaker                breaker
-	rest                   tick   // it does not have the expert ready; until then
+	lacks                  tick   // when it said last that it does not have the expert ready; 0: never, or it had it since
+	absent                 bool   // it does not have it at all, rather than not yet
 	wrong                  uint64 // short digest that it does not have
 	wrongUntil             tick
 	life                   uint32 // the host's, when this was learned

@@ -145,7 +145,7 @@ func (t *Table) Providers(id expert.ID, now time.Time) []ProviderView {
 		if s != nil {
 			v.Latency, v.Service, v.Inflight = seconds(s.latency), seconds(s.service), int(s.inflight)
 			v.Success = min(v.Success, s.health.rate(at))
-			v.Resting = max(v.Resting, time.Duration(s.rest-at))
+			v.Resting = max(v.Resting, time.Duration(s.until()-at))
 		}
 		list = append(list, v)
 	}
