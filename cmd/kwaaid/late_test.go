@@ -25,6 +25,7 @@ import (
 	"github.com/kwaai/kwaaid/internal/demo"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
+	"github.com/kwaai/kwaaid/internal/node"
 	"github.com/kwaai/kwaaid/internal/p2p"
 	"github.com/kwaai/kwaaid/internal/rpc"
 	"github.com/kwaai/kwaaid/internal/serving"
@@ -97,7 +98,7 @@ func runLateHost(dir string, stdout io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return host.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
-	up := demo.Up{Message: demo.UpMessage, Peer: host.ID().String(), Addrs: []string{fmt.Sprintf("%s/p2p/%s", host.Addrs()[0], host.ID())}}
+	up := demo.Up{Message: node.UpMessage, Peer: host.ID().String(), Addrs: []string{fmt.Sprintf("%s/p2p/%s", host.Addrs()[0], host.ID())}}
 	if err := json.NewEncoder(stdout).Encode(up); err != nil {
 		return err
 	}

@@ -15,12 +15,10 @@ import (
 	"time"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/node"
 )
 
-// UpMessage is the log line with which a node says that it listens; its fields are those of Up.
-const UpMessage = "node is up"
-
-// Up is what a node says of itself in the log line UpMessage.
+// Up is what a node says of itself in the log line node.UpMessage.
 type Up struct {
 	Message string   `json:"message"`
 	Peer    string   `json:"peer"`
@@ -96,7 +94,7 @@ func (h *Host) follow(r io.Reader, up chan<- Up) {
 		line, err := lines.ReadBytes('\n')
 		_, _ = h.log.Write(line)
 		var u Up
-		if !told && json.Unmarshal(line, &u) == nil && u.Message == UpMessage {
+		if !told && json.Unmarshal(line, &u) == nil && u.Message == node.UpMessage {
 			told = true
 			up <- u
 		}

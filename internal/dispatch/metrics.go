@@ -61,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		same:      checks.WithLabelValues("same"),
 		different: checks.WithLabelValues("different"),
 		undecided: checks.WithLabelValues("undecided"),
-		liars:     one("kwaai_dispatch_liars_total", "Hosts that were shut out because two others contradicted them."),
+		liars:     one("kwaai_dispatch_liars_total", "Hosts that were shut out because two others, or their own outputs, contradicted them."),
 	}
 }
 

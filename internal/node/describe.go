@@ -19,8 +19,8 @@ const (
 	describeEvery = time.Minute
 	// describeTimeout bounds one account: 6,144 experts take 800 KB.
 	describeTimeout = 3 * time.Second
-	// describers is how many hosts are asked at once.
-	describers = 8
+	// describers is how many hosts are asked at once by who waits for them, and behindDescribers by Run.
+	describers, behindDescribers = 8, 2
 	// describeQueue is how many hosts wait to be asked behind the calls; what does not fit is asked when it is met again.
 	describeQueue = 64
 	// describedPeers bounds the hosts whose accounts are remembered.
@@ -49,7 +49,7 @@ func newDescriber(client *rpc.Client, table *registry.Table, log zerolog.Logger)
 // Run asks the hosts that were put in the queue, until ctx ends.
 func (d *describer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range describers / 4 {
+	for range behindDescribers {
 		g.Go(func() error {
 			for {
 				select {

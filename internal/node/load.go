@@ -297,12 +297,9 @@ func (n *Node) Load(ctx context.Context, req api.LoadRequest, progress func(api.
 
 // Unload stops hosting an expert, once the calls that it had taken are answered.
 func (n *Node) Unload(ctx context.Context, name string) (api.ExpertList, error) {
-	ref, err := expert.ParseRef(name)
+	ref, err := parseExpert(name)
 	if err != nil {
 		return api.ExpertList{}, err
-	}
-	if ref.Layer != nil {
-		return api.ExpertList{}, fmt.Errorf("%w: %s is a layer: expected one expert, such as %s", expert.ErrInvalidArgument, name, ref.Layer.Expert(0))
 	}
 	list := n.list([]expert.ID{ref.ID})
 	if err := n.serving.Remove(ctx, ref.ID); err != nil {

@@ -150,7 +150,7 @@ func (t *Table) Blame(id expert.ID, p peer.ID, now time.Time) {
 // convictFirst, convictMost: answers that two other hosts contradict are lies or broken memory; neither mends itself soon.
 const convictFirst, convictMost = time.Hour, 24 * time.Hour
 
-// Convict shuts a peer out that was shown to answer wrongly. It returns until when.
+// Convict shuts a peer out that was shown to answer wrongly. It returns for how long.
 func (t *Table) Convict(p peer.ID, now time.Time) time.Duration {
 	at := t.tick(now)
 	t.mu.Lock()
