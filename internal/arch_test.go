@@ -49,7 +49,6 @@ var floors = map[string]int{
 	"internal/node":       5,
 	"internal/demo":       6,
 	"internal/doctor":     6,
-	"internal/bench":      6,
 	"internal":            7, // the map and this guard
 	"cmd":                 7,
 }

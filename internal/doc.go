@@ -27,7 +27,6 @@
 //	  5    node        the only package that knows everyone: build, Run, ordered stop
 //	  6    demo        a whole swarm on this machine
 //	  6    doctor      what operators get wrong, each with its remedy
-//	  6    bench       load, and its figures
 //	  7    cmd         (in ../cmd) one file per command
 //
 // A package of this list may not be there yet; a package that is there has to be in the list, and in arch_test.go's floors.

@@ -169,7 +169,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	if g.grpcListener != nil {
-		grpcServer = g.newGRPCServer() //nolint:contextcheck // calls have contexts of their own connections
+		grpcServer = g.newGRPCServer()
 		group.Go(func() error {
 			if err := grpcServer.Serve(g.grpcListener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 				return fmt.Errorf("serving gRPC on %s: %w", g.GRPCAddr(), err)

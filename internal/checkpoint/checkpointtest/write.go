@@ -28,7 +28,6 @@ func WriteFile(t testing.TB, path string, tensors []Tensor) {
 	t.Helper()
 	f, err := os.Create(path)
 	require.NoError(t, err)
-	defer f.Close()
 	w := bufio.NewWriter(f)
 	Write(t, w, tensors)
 	require.NoError(t, w.Flush())
