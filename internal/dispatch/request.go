@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -98,9 +97,4 @@ func firstNotFinite(values []float32, hidden int) string {
 		}
 	}
 	return "an element"
-}
-
-// sameNumerics tells whether an answer was computed as wanted: `tile` is any version of it, `tile-1` that one.
-func sameNumerics(wanted, got string) bool {
-	return wanted == "" || got == wanted || strings.HasPrefix(got, wanted+"-")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"gorgonia.org/tensor"
@@ -95,6 +96,17 @@ func (p Pair) RowCount(batch int) int {
 		return batch
 	}
 	return len(p.Rows)
+}
+
+// Takes tells whether an order of operations is one that the pair asks for: any where it names none, and any version where it names
+// none (`exact` takes `exact-1`).
+func (p *Pair) Takes(numerics string) bool {
+	if p.Numerics == "" || p.Numerics == numerics {
+		return true
+	}
+	rest, ok := strings.CutPrefix(numerics, p.Numerics)
+	version, dash := strings.CutPrefix(rest, "-")
+	return ok && dash && version != "" && strings.Trim(version, "0123456789") == ""
 }
 
 // Result is what became of a Pair. Exactly one of Output, Sum and Err is set.

@@ -80,7 +80,7 @@ func (h *Host) judge(rows, hidden int, p *expert.Pair) (*lane, int, error) {
 		}
 	}
 	for i := range e.lanes {
-		if sameNumerics(p.Numerics, e.lanes[i].numerics) {
+		if p.Takes(e.lanes[i].numerics) {
 			return &e.lanes[i], count, nil
 		}
 	}
@@ -94,16 +94,6 @@ func (e *hosted) numerics() string {
 		names[i] = e.lanes[i].numerics
 	}
 	return strings.Join(names, ", ")
-}
-
-// sameNumerics tells whether an order of operations is the one that is wanted: any where none is, and any version where
-// none is named (`exact` wants `exact-1`).
-func sameNumerics(wanted, has string) bool {
-	if wanted == "" || wanted == has {
-		return true
-	}
-	version, ok := strings.CutPrefix(has, wanted+"-")
-	return ok && version != "" && strings.Trim(version, "0123456789") == ""
 }
 
 // notReady says that an expert takes no calls. Why it failed stays here: callers may be strangers. Called with mu held.
