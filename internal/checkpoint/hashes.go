@@ -57,7 +57,7 @@ func OpenHashes(path string) (*Hashes, error) {
 		files = nil // damaged: all of it can be computed again
 	}
 	for name, f := range files {
-		if f == nil || h.count+len(f.Sums) > maxHashes {
+		if f == nil || f.Sums == nil || h.count+len(f.Sums) > maxHashes {
 			continue
 		}
 		h.files[name] = f
