@@ -181,12 +181,12 @@ func (m *messenger) take(ctx context.Context, p peer.ID) (*line, error) {
 func (m *messenger) put(p peer.ID, l *line) {
 	l.used = time.Now()
 	m.mu.Lock()
-	full := len(m.idle[p]) >= maxIdle
-	if !full {
+	keep := len(m.idle[p]) < maxIdle && !l.Conn().IsClosed() // OnDisconnect, once it was there, does not come again
+	if keep {
 		m.idle[p] = append(m.idle[p], l)
 	}
 	m.mu.Unlock()
-	if full {
+	if !keep {
 		_ = l.Close()
 	}
 }

@@ -1,11 +1,16 @@
 package discovery
 
 import (
+	"io"
 	"testing"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kwaai/kwaaid/internal/p2p"
 )
 
 func TestKeepOnNetwork_PrivateAddressesOfPublicPeersAreDropped(t *testing.T) {
@@ -48,4 +53,33 @@ func FuzzKeepOnNetwork(f *testing.F) {
 			require.True(t, belongs(kept, remote))
 		}
 	})
+}
+
+func TestMessenger_KeepsNoStreamOfAConnectionThatIsGone(t *testing.T) {
+	const kad = "/kwaai/test/kad/1.0.0"
+	newHost := func() *p2p.Host {
+		key, err := p2p.NewIdentity()
+		require.NoError(t, err)
+		cfg := p2p.DefaultConfig()
+		cfg.Listen = []string{"/ip4/127.0.0.1/tcp/0"}
+		h, err := p2p.New(key, cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, h.Close()) })
+		return h
+	}
+	a, b := newHost(), newHost()
+	b.SetStreamHandler(kad, func(st network.Stream) { _, _ = io.Copy(io.Discard, st) })
+	require.NoError(t, a.Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}))
+	m := newMessenger(a, kad)
+	l, err := m.take(t.Context(), b.ID())
+	require.NoError(t, err)
+	m.put(b.ID(), l)
+	require.Len(t, m.idle[b.ID()], 1)
+
+	l, err = m.take(t.Context(), b.ID())
+	require.NoError(t, err)
+	m.OnDisconnect(t.Context(), b.ID()) // told of, while an exchange ends well
+	require.NoError(t, a.Network().ClosePeer(b.ID()))
+	m.put(b.ID(), l)
+	require.Empty(t, m.idle)
 }
