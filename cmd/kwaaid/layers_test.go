@@ -19,6 +19,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/kwaai/kwaaid/internal/api"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/demo"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/npy"
@@ -36,17 +37,8 @@ func goldenLayers(t testing.TB, dirs []string) []goldenLayer {
 	t.Helper()
 	var list []goldenLayer
 	for _, dir := range dirs {
-		raw, err := os.ReadFile(filepath.Join(dir, "fixture.json"))
-		require.NoError(t, err)
-		var doc struct {
-			Layers []struct {
-				Layer  string `json:"layer"`
-				Golden string `json:"golden_prefix"`
-			} `json:"moe_layers"`
-		}
-		require.NoError(t, json.Unmarshal(raw, &doc))
 		tensors := golden(t, filepath.Join(dir, "golden.safetensors"))
-		for _, l := range doc.Layers {
+		for _, l := range checkpointtest.ReadGolden(t, dir).Layers {
 			list = append(list, goldenLayer{filepath.Base(dir) + "/" + l.Layer, l.Golden, tensors})
 		}
 	}

@@ -21,5 +21,5 @@
 //	select.go      choosing experts by layer and index
 //	single.go      an expert in a file of its own
 //
-// Files for tests come from checkpointtest.
+// Files and golden values for tests come from checkpointtest.
 package checkpoint

@@ -1,17 +1,15 @@
 package checkpoint_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
-	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
 )
@@ -35,61 +33,27 @@ func open(t testing.TB, dir string) *checkpoint.Checkpoint {
 	return c
 }
 
-// fixture is what fixture.json says.
-type fixture struct {
-	Family string `json:"family"`
-	Dims   struct {
-		Hidden  int `json:"hidden"`
-		Inner   int `json:"expert_intermediate"`
-		Experts int `json:"experts"`
-		Shared  int `json:"shared_expert_intermediate"`
-	} `json:"dims"`
-	Layers []struct {
-		Layer  string `json:"layer"`
-		Golden string `json:"golden_prefix"`
-	} `json:"moe_layers"`
-}
-
 // eachFixture runs a test for every checkpoint with golden values.
-func eachFixture(t *testing.T, run func(t *testing.T, dir string, f fixture, golden *checkpoint.File)) {
-	dirs := []string{fixtures + "/tiny-mixtral-text"}
-	for _, pattern := range []string{fixtures + "/moe/*", fixtures + "/more/*", *more} {
-		found, err := filepath.Glob(pattern)
+func eachFixture(t *testing.T, run func(t *testing.T, dir string, f checkpointtest.Golden, golden *checkpoint.File)) {
+	checkpointtest.EachGolden(t, fixtures, *more, func(t *testing.T, f checkpointtest.Golden) {
+		golden, err := checkpoint.OpenFile(filepath.Join(f.Dir, "golden.safetensors"))
 		require.NoError(t, err)
-		dirs = append(dirs, found...)
-	}
-	require.GreaterOrEqual(t, len(dirs), 1+12+11)
-	for _, dir := range dirs {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			raw, err := os.ReadFile(filepath.Join(dir, "fixture.json"))
-			require.NoError(t, err)
-			var f fixture
-			require.NoError(t, json.Unmarshal(raw, &f))
-			golden, err := checkpoint.OpenFile(filepath.Join(dir, "golden.safetensors"))
-			require.NoError(t, err)
-			defer golden.Close()
-			run(t, dir, f, golden)
-		})
-	}
+		defer golden.Close()
+		run(t, f.Dir, f, golden)
+	})
 }
 
-// near compares with a golden tensor, to 1e-5 of its largest value.
+// near compares with a golden tensor.
 func near(t *testing.T, golden *checkpoint.File, name string, got []float32) {
 	t.Helper()
 	want, _, err := golden.Float32s(name)
 	require.NoError(t, err)
-	require.Len(t, got, len(want), name)
-	var largest, worst float64
-	for i, v := range want {
-		largest = max(largest, math.Abs(float64(v)))
-		worst = max(worst, math.Abs(float64(v)-float64(got[i])))
-	}
-	require.LessOrEqual(t, worst, 1e-5*largest, name)
+	checkpointtest.Near(t, want, got, name)
 }
 
 func TestLoad_ExpertsOfEveryFamilyGiveTheGoldenOutputs(t *testing.T) {
 	e := engine(t)
-	eachFixture(t, func(t *testing.T, dir string, f fixture, golden *checkpoint.File) {
+	eachFixture(t, func(t *testing.T, dir string, f checkpointtest.Golden, golden *checkpoint.File) {
 		c := open(t, dir)
 		layers := c.Layers()
 		require.Len(t, layers, len(f.Layers))
@@ -129,7 +93,7 @@ func TestLoad_ExpertsOfEveryFamilyGiveTheGoldenOutputs(t *testing.T) {
 }
 
 func TestRouter_GivesTheGoldenLogits(t *testing.T) {
-	eachFixture(t, func(t *testing.T, dir string, f fixture, golden *checkpoint.File) {
+	eachFixture(t, func(t *testing.T, dir string, f checkpointtest.Golden, golden *checkpoint.File) {
 		c := open(t, dir)
 		for _, at := range f.Layers {
 			r, err := c.Layer(at.Layer).Router()

@@ -1,16 +1,14 @@
 package moe_test
 
 import (
-	"encoding/json"
 	"flag"
-	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/kwaai/kwaaid/internal/checkpoint"
+	"github.com/kwaai/kwaaid/internal/checkpoint/checkpointtest"
 	"github.com/kwaai/kwaaid/internal/expert"
 	"github.com/kwaai/kwaaid/internal/kernel"
 	"github.com/kwaai/kwaaid/internal/moe"
@@ -35,46 +33,28 @@ func eachLayer(t *testing.T, run func(t *testing.T, l layer)) {
 	pool := kernel.NewPool(2)
 	t.Cleanup(pool.Close)
 	engine := expert.Engine{Pool: pool}
-	dirs := []string{fixtures + "/tiny-mixtral-text"}
-	for _, pattern := range []string{fixtures + "/moe/*", fixtures + "/more/*", *more} {
-		found, err := filepath.Glob(pattern)
+	checkpointtest.EachGolden(t, fixtures, *more, func(t *testing.T, f checkpointtest.Golden) {
+		golden, err := checkpoint.OpenFile(filepath.Join(f.Dir, "golden.safetensors"))
 		require.NoError(t, err)
-		dirs = append(dirs, found...)
-	}
-	require.GreaterOrEqual(t, len(dirs), 1+12+11)
-	for _, dir := range dirs {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			raw, err := os.ReadFile(filepath.Join(dir, "fixture.json"))
+		defer golden.Close()
+		c, err := checkpoint.Open(f.Dir)
+		require.NoError(t, err)
+		defer c.Close()
+		for _, at := range f.Layers {
+			from := c.Layer(at.Layer)
+			l := layer{golden: golden, prefix: at.Golden}
+			l.gate, err = moe.LoadGate(c, from)
 			require.NoError(t, err)
-			var f struct {
-				Layers []struct {
-					Layer  string `json:"layer"`
-					Golden string `json:"golden_prefix"`
-				} `json:"moe_layers"`
-			}
-			require.NoError(t, json.Unmarshal(raw, &f))
-			golden, err := checkpoint.OpenFile(filepath.Join(dir, "golden.safetensors"))
-			require.NoError(t, err)
-			defer golden.Close()
-			c, err := checkpoint.Open(dir)
-			require.NoError(t, err)
-			defer c.Close()
-			for _, at := range f.Layers {
-				from := c.Layer(at.Layer)
-				l := layer{golden: golden, prefix: at.Golden}
-				l.gate, err = moe.LoadGate(c, from)
+			for e := range from.Experts {
+				one, err := from.Load(t.Context(), e, engine, nil)
 				require.NoError(t, err)
-				for e := range from.Experts {
-					one, err := from.Load(t.Context(), e, engine, nil)
-					require.NoError(t, err)
-					l.experts = append(l.experts, one)
-				}
-				l.shared, err = from.LoadShared(t.Context(), engine)
-				require.NoError(t, err)
-				run(t, l)
+				l.experts = append(l.experts, one)
 			}
-		})
-	}
+			l.shared, err = from.LoadShared(t.Context(), engine)
+			require.NoError(t, err)
+			run(t, l)
+		}
+	})
 }
 
 // floats reads a golden tensor.
@@ -84,17 +64,10 @@ func (l layer) floats(t *testing.T, name string) []float32 {
 	return values
 }
 
-// near compares with a golden tensor, to 1e-5 of its largest value.
+// near compares with a golden tensor.
 func (l layer) near(t *testing.T, name string, got []float32) {
 	t.Helper()
-	want := l.floats(t, name)
-	require.Len(t, got, len(want), name)
-	var largest, worst float64
-	for i, v := range want {
-		largest = max(largest, math.Abs(float64(v)))
-		worst = max(worst, math.Abs(float64(v)-float64(got[i])))
-	}
-	require.LessOrEqual(t, worst, 1e-5*largest, "%s.%s", l.prefix, name)
+	checkpointtest.Near(t, l.floats(t, name), got, l.prefix+"."+name)
 }
 
 // forward computes the whole layer from the parts of this package and the experts at hand.

@@ -1,4 +1,5 @@
-// Package checkpointtest writes safetensors files for tests: well-formed ones as long as the tensors are.
+// Package checkpointtest is for tests of what reads checkpoints: it writes safetensors files, well-formed ones as long as the tensors are, and
+// knows the checkpoints with golden values.
 package checkpointtest
 
 import (
