@@ -38,7 +38,7 @@ func TestRun_ConnectionsThatSayNothingLeaveItFiles(t *testing.T) {
 	clock := time.NewTicker(10 * time.Millisecond)
 	defer clock.Stop()
 	for {
-		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.PID()))
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.Process.Pid))
 		require.NoError(t, err)
 		require.Less(t, len(files), most*3/4)
 		select {

@@ -157,7 +157,7 @@ func TestAdmit_SaysWhenToComeAgain(t *testing.T) {
 // Or it would stand still until its callers are back.
 func TestAdmit_AShortQueueIsNotLeftForLongerThanItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, WithSlots(1))
+		h := newHost(t, func(c *Config) { c.MaxRows, c.QueueRows = 100, 400 }, withSlots(1))
 		host(t, h, 7, &fakeExpert{before: slowly(0, 10*time.Microsecond)})
 		require.NoError(t, h.Local(context.Background(), input(100, 0), pairs(7))[0].Err)
 		synctest.Wait()
