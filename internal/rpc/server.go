@@ -83,7 +83,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stopped = true
 	s.mu.Unlock()
 	s.streams.Wait()
-	s.arrive()
+	s.arrive() //nolint:contextcheck // ctx has ended: that is why
 	return context.Cause(ctx)
 }
 
