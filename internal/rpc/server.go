@@ -83,7 +83,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stopped = true
 	s.mu.Unlock()
 	s.streams.Wait()
-	s.arrive() //nolint:contextcheck // ctx has ended: that is why
+	s.arrive(ctx)
 	return context.Cause(ctx)
 }
 
@@ -91,10 +91,11 @@ func (s *Server) Run(ctx context.Context) error {
 // 13 Mbit/s.
 const arriveFor = 5 * time.Second
 
-// arrive closes the streams on which something was answered a moment ago. What was written on them stands in buffers, which a reset, or the connection's end, would throw away at the
-// peer's side too unless it has read that the stream is closed. A ping behind that comes back when it has.
-func (s *Server) arrive() {
-	ctx, cancel := context.WithTimeout(network.WithNoDial(context.Background(), "the host stops"), arriveFor)
+// arrive closes the streams on which something was answered a moment ago. What was written on them stands in buffers, which a reset, or the
+// connection's end, would throw away at the peer's side too unless it has read that the stream is closed. A ping behind that comes back when it
+// has. Run's context has ended: that is why.
+func (s *Server) arrive(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(network.WithNoDial(context.WithoutCancel(ctx), "the host stops"), arriveFor)
 	defer cancel()
 	var all sync.WaitGroup
 	for p, rested := range s.rested {
