@@ -1,6 +1,7 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -247,6 +248,9 @@ func (h *Host) deliver(b *batch, i int, r expert.Result) {
 	}
 	var last *Ticket
 	h.mu.Lock()
+	if l := b.lane; l.together == 0 { // who is answered may be back, and behind the pass, before it has ended
+		l.together = l.passJobs + l.jobs
+	}
 	j := b.jobs[i]
 	taken := j != nil
 	if taken {
@@ -272,7 +276,7 @@ func (h *Host) deliver(b *batch, i int, r expert.Result) {
 
 // begin notes that a lane's pass starts. Called with mu held.
 func (h *Host) begin(l *lane, jobs, rows int, now moment) {
-	l.passJobs, l.passRows, l.began, l.work = jobs, rows, now, h.busy.change(now, 1)
+	l.passJobs, l.passRows, l.together, l.began, l.work = jobs, rows, 0, now, h.busy.change(now, 1)
 }
 
 // end notes that a lane's pass is over, if there was one, and passes its slot on: to the lane that it returns, for which the
@@ -288,7 +292,7 @@ func (h *Host) end(l *lane) *lane {
 		h.done += uint64(rows)
 		l.hosted.done += uint64(rows)
 		h.metrics.passed(rows, took)
-		l.passed(now, l.passJobs)
+		l.passed(now, cmp.Or(l.together, l.passJobs+l.jobs))
 		h.last = l
 	}
 	l.passRows, l.running = 0, false

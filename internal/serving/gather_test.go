@@ -66,6 +66,30 @@ func TestPasses_DoNotLetALoneCallerWaitAfterALargerCall(t *testing.T) {
 	})
 }
 
+// Who is quick to come back stands behind its own pass, which has not ended yet. It is no second caller.
+func TestPasses_CountNobodyTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, nil, withSlots(1))
+		host(t, h, 1, &fakeExpert{before: slowly(10*time.Millisecond, 0)})
+		h.mu.Lock()
+		l := &h.experts[1].lanes[0]
+		h.slots--
+		l.running = true // the test makes the passes
+		h.mu.Unlock()
+		var caller sync.WaitGroup
+		caller.Go(func() { loop(t, h, 2, 0) })
+		synctest.Wait()
+		for range 2 {
+			b, ctx := h.form(l)
+			h.pass(ctx, b)
+			synctest.Wait() // it is back
+			h.end(l)
+			require.Equal(t, 1, l.crowd)
+		}
+		caller.Wait()
+	})
+}
+
 func TestPasses_DoNotWaitWhileAnotherLaneDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, nil, withSlots(1))

@@ -44,6 +44,7 @@ type lane struct {
 
 	// The pass under way.
 	passJobs, passRows int
+	together           int // jobs of it and behind it when its first result went out; 0 before
 	began              moment
 	work               time.Duration // what the busy clock showed then
 
@@ -111,10 +112,10 @@ func (l *lane) take(now moment, maxRows int, join, drop func(*job)) {
 // maxVain: where callers don't come back in time, one pass in so many finds out whether they do by now.
 const maxVain = 63
 
-// passed notes that a pass of so many jobs has ended.
-func (l *lane) passed(now moment, jobs int) {
+// passed notes that a pass has ended, and how many jobs were here at once, in it and behind it.
+func (l *lane) passed(now moment, together int) {
 	l.ended, l.rest = now, max(l.rest-1, 0)
-	l.crowd = max(jobs+l.jobs, l.crowd*3/4)
+	l.crowd = max(together, l.crowd*3/4)
 }
 
 // full tells whether all who are expected are there, as far as their company costs nothing.

@@ -199,7 +199,7 @@ func busyLane(jobs int, waiting ...[2]int) *lane {
 	l := &lane{}
 	l.cost.add(10*time.Millisecond, jobs)
 	standing(l, waiting...)
-	l.passed(now, jobs)
+	l.passed(now, jobs+l.jobs)
 	return l
 }
 
