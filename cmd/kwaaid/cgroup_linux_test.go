@@ -41,6 +41,8 @@ func oneCPU(t *testing.T) (procs string) {
 
 func TestRun_UsesNoMoreThreadsThanACgroupAllows(t *testing.T) {
 	procs := oneCPU(t)
+	t.Setenv("GOMAXPROCS", "") // comes back as it was
+	require.NoError(t, os.Unsetenv("GOMAXPROCS"))
 	binary, env := testee(t)
 	inside := filepath.Join(t.TempDir(), "kwaaid")
 	script := fmt.Sprintf("#!/bin/sh\necho $$ > %q && exec %q \"$@\"\n", procs, binary)
