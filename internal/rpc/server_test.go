@@ -223,19 +223,6 @@ func TestServer_LimitsStreamsPerPeer(t *testing.T) {
 	}, waitFor, 5*time.Millisecond)
 }
 
-func TestServer_LimitsRequestsPerPeer(t *testing.T) {
-	s := newSwarm(t, options{serverCfg: func(c *rpc.ServerConfig) { c.RequestsPerPeer = 10 }})
-	var refused error
-	for range 50 {
-		if _, refused = s.client.Call(within(t), s.host.ID(), ramp(1, 4), all(7), codec.F32); refused != nil {
-			break
-		}
-	}
-	require.ErrorIs(t, refused, expert.ErrOverloaded)
-	require.Equal(t, int64(10), s.handler.admitted.Load())
-	require.Equal(t, 1, streams(s.caller, s.host.ID()), "the stream lives on")
-}
-
 func TestServer_ReservesMemoryPerExchange(t *testing.T) {
 	limits := rcmgr.InfiniteLimits.ToPartialLimitConfig()
 	limits.Service = map[string]rcmgr.ResourceLimits{rpc.Service: {

@@ -20,11 +20,11 @@ import (
 const oneWay = 20 * time.Millisecond
 
 // simulate runs a test between a caller and a host, QUIC in virtual time.
-func simulate(t *testing.T, test func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler)) {
+func simulate(t *testing.T, cfg rpc.ServerConfig, test func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler)) {
 	t.Helper()
 	swarmtest.Simulate(t, 2, 1, func(t *testing.T, sim *swarmtest.Sim) {
 		handler := new(fakeHandler)
-		server, err := rpc.NewServer(sim.Hosts[1], handler, rpc.DefaultServerConfig())
+		server, err := rpc.NewServer(sim.Hosts[1], handler, cfg)
 		require.NoError(t, err)
 		client, err := rpc.NewClient(sim.Hosts[0], rpc.DefaultClientConfig())
 		require.NoError(t, err)
@@ -46,7 +46,7 @@ func untilEnd(at chan<- time.Time) func(context.Context, *tensor.Dense, []expert
 }
 
 func TestCall_EndsAtItsDeadlineWhenThePeerIsFrozen(t *testing.T) {
-	simulate(t, func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, _ *fakeHandler) {
+	simulate(t, rpc.DefaultServerConfig(), func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, _ *fakeHandler) {
 		_, err := client.Call(within(t), sim.Hosts[1].ID(), ramp(1, 8), all(7), codec.F32)
 		require.NoError(t, err)
 		sim.Weather.Cut(0, 1)
@@ -69,7 +69,7 @@ func TestCall_EndsAtItsDeadlineWhenThePeerIsFrozen(t *testing.T) {
 }
 
 func TestCall_SendsItsDeadlineAlong(t *testing.T) {
-	simulate(t, func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler) {
+	simulate(t, rpc.DefaultServerConfig(), func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler) {
 		ended := make(chan time.Time, 1)
 		handler.run = untilEnd(ended)
 		// Until the stream is open, its negotiation takes part of the way.
@@ -86,7 +86,7 @@ func TestCall_SendsItsDeadlineAlong(t *testing.T) {
 }
 
 func TestCall_CancelReachesTheWorkInOneWay(t *testing.T) {
-	simulate(t, func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler) {
+	simulate(t, rpc.DefaultServerConfig(), func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler) {
 		ended := make(chan time.Time, 1)
 		handler.run = untilEnd(ended)
 		_, err := client.Ping(within(t), sim.Hosts[1].ID())
@@ -105,7 +105,7 @@ func TestCall_CancelReachesTheWorkInOneWay(t *testing.T) {
 }
 
 func TestPool_ClosesStreamsAfterTheirRest(t *testing.T) {
-	simulate(t, func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, _ *fakeHandler) {
+	simulate(t, rpc.DefaultServerConfig(), func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, _ *fakeHandler) {
 		caller, callee := sim.Hosts[0], sim.Hosts[1]
 		open := func(a, b host.Host) int { return streams(a, b.ID()) }
 		for range 5 { // used every 50 s, the stream lives
@@ -117,5 +117,25 @@ func TestPool_ClosesStreamsAfterTheirRest(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		require.Zero(t, open(caller, callee))
 		require.Zero(t, open(callee, caller))
+	})
+}
+
+func TestServer_LimitsRequestsPerPeer(t *testing.T) {
+	cfg := rpc.DefaultServerConfig()
+	cfg.RequestsPerPeer = 10
+	simulate(t, cfg, func(t *testing.T, sim *swarmtest.Sim, client *rpc.Client, handler *fakeHandler) {
+		sim.Weather.SetDelay(0) // so that all calls come at about the same time
+		for second := range int64(2) {
+			var refused error
+			for range 50 {
+				if _, refused = client.Call(within(t), sim.Hosts[1].ID(), ramp(1, 4), all(7), codec.F32); refused != nil {
+					break
+				}
+			}
+			require.ErrorIs(t, refused, expert.ErrOverloaded)
+			require.Equal(t, 10*(second+1), handler.admitted.Load())
+			require.Equal(t, 1, streams(sim.Hosts[0], sim.Hosts[1].ID()), "the stream lives on")
+			time.Sleep(time.Second)
+		}
 	})
 }
