@@ -348,7 +348,7 @@ func TestCall_WithoutInputWaitsForNobodyOnceAHostIsFound(t *testing.T) {
 }
 
 // tcpAddr returns HOST:PORT of /ip4/HOST/tcp/PORT/...
-func tcpAddr(t *testing.T, multiaddr string) string {
+func tcpAddr(t testing.TB, multiaddr string) string {
 	t.Helper()
 	parts := strings.Split(multiaddr, "/")
 	require.Greater(t, len(parts), 4)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,14 +89,17 @@ func admit(t testing.TB, c care) *ward {
 			args = append(args, "--bootstrap", w.hosts[0].Addrs[0])
 		}
 		if c.front {
-			// The node has to know the proxy's address, and the proxy the node's: the node listens where the proxy expects it.
+			// The node has to know the proxy's address, and the proxy the node's.
 			w.proxies = append(w.proxies, swarmtest.NewProxy(t, uint64(i)))
-			port := freePort(t)
-			w.proxies[i].SetTarget(fmt.Sprintf("127.0.0.1:%d", port))
-			args = append(args, "--announce", w.proxies[i].Multiaddr(), "--listen", fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))
+			args = append(args, "--announce", w.proxies[i].Multiaddr())
 		}
 		w.args = append(w.args, args)
 		w.hosts = append(w.hosts, launchNode(t, args...))
+		if c.front {
+			s, err := w.hosts[i].Client.Status(t.Context())
+			require.NoError(t, err)
+			w.proxies[i].SetTarget(tcpAddr(t, s.Addrs[0]))
+		}
 	}
 	caller := append([]string{"--bootstrap", w.hosts[0].Addrs[0]}, c.listen...)
 	if c.front {
@@ -133,15 +135,6 @@ func (w *ward) discharge() {
 		}
 	}
 	ends.Wait()
-}
-
-// freePort returns a TCP port of loopback that was free a moment ago.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // meet waits until the caller knows n providers of an expert.
