@@ -170,7 +170,7 @@ func TestCall_RefusesWithTheReason(t *testing.T) {
 	}
 	f.post("/api/v1/call/nobody", api.MIMENpy, array).requireError(t, 400, "INVALID_ARGUMENT", "no expert ID")
 	require.Equal(t, http.StatusOK, f.post("/api/v1/call/expert-7", api.MIMENpy, array).StatusCode)
-	require.InDelta(t, 0, f.metric("kwaai_gateway_body_bytes"), 0)
+	f.requireMetric(0, "kwaai_gateway_body_bytes")
 }
 
 func TestCall_NaNIsNotForJSON(t *testing.T) {
@@ -207,7 +207,7 @@ func TestCall_RefusesAChunkedBodyThatGoesOn(t *testing.T) {
 		requireError(t, http.StatusRequestEntityTooLarge, "RESOURCE_EXHAUSTED", "on and on")
 	chunked := struct{ io.Reader }{bytes.NewReader(npyFile(t, []int{1, 4}, []float32{1, 2, 3, 4}))}
 	require.Equal(t, http.StatusOK, f.do(http.MethodPost, "/api/v1/call/7", chunked, "Content-Type", api.MIMENpy).StatusCode)
-	require.InDelta(t, 0, f.metric("kwaai_gateway_body_bytes"), 0)
+	f.requireMetric(0, "kwaai_gateway_body_bytes")
 }
 
 type spaces struct{}
@@ -229,14 +229,14 @@ func TestCall_BodiesTogetherStayWithinTheBudget(t *testing.T) {
 		_, err = fmt.Fprintf(c, "POST /api/v1/call/expert-1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{", 1<<20)
 		require.NoError(t, err)
 	}
-	require.Eventually(t, func() bool { return f.metric("kwaai_gateway_body_bytes") == bodiesPerNode<<20 }, 10*time.Second, time.Millisecond)
+	f.requireMetric(bodiesPerNode<<20, "kwaai_gateway_body_bytes")
 	a := f.post("/api/v1/call/7", mimeJSON, []byte(`{"input":[[1]]}`))
 	a.requireError(t, http.StatusTooManyRequests, "OVERLOADED", "memory")
 	require.Equal(t, "1", a.Header.Get("Retry-After"))
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	require.Eventually(t, func() bool { return f.metric("kwaai_gateway_body_bytes") == 0 }, 10*time.Second, time.Millisecond)
+	f.requireMetric(0, "kwaai_gateway_body_bytes")
 	require.Equal(t, http.StatusOK, f.post("/api/v1/call/7", mimeJSON, []byte(`{"input":[[1]]}`)).StatusCode)
 }
 
@@ -262,7 +262,7 @@ func TestCall_EndsWhenTheClientGoes(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.ErrorIs(t, requireSoon(t, ended), context.Canceled)
 	}
-	require.Eventually(t, func() bool { return f.metric("kwaai_gateway_requests_total", "call", "499") == 3 }, 10*time.Second, time.Millisecond)
+	f.requireMetric(3, "kwaai_gateway_requests_total", "call", "499")
 }
 
 func TestCall_ErrorsNameExpertAndAttempts(t *testing.T) {

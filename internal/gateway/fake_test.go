@@ -269,6 +269,12 @@ func (a answer) requireError(t testing.TB, status int, code, says string) {
 	require.Contains(t, string(a.body), says)
 }
 
+// requireMetric waits for a metric to have that value: an answer may be there a moment before the request that it is for has ended.
+func (f *face) requireMetric(want float64, name string, labels ...string) {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool { return f.metric(name, labels...) == want }, 10*time.Second, time.Millisecond, name)
+}
+
 // metric returns the value of the gauge or counter with these labels' values, in the order of the labels' names; 0 when there is none.
 func (f *face) metric(name string, labels ...string) float64 {
 	f.t.Helper()

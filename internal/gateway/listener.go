@@ -32,9 +32,11 @@ type listener struct {
 }
 
 const (
-	// patience is for a connection to bring its request before it may be closed for another. The request comes right behind what opens the
-	// connection, and so many that say nothing as a face has room for hold up those behind them for so long.
-	patience = 100 * time.Millisecond
+	// patience is for a connection to bring its next request before it may be closed for another: who calls once a second keeps its own.
+	patience = time.Second
+	// firstPatience is for its first request, which comes right behind what opens the connection: so many that say nothing as a face has room
+	// for hold up those behind them for so long.
+	firstPatience = 100 * time.Millisecond
 	// roomEvery is how often a full listener looks whether one has waited long enough.
 	roomEvery = 20 * time.Millisecond
 )
@@ -90,17 +92,25 @@ func (l *listener) makeRoom() error {
 	}
 }
 
-// longestIdle tells whether there is no room, and which connection has waited longest for a request: nil if none has for patience.
+// longestIdle tells whether there is no room, and which connection has waited longest past its patience for a request: nil if none has.
 func (l *listener) longestIdle() (full bool, idle *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.open) < l.room {
 		return false, nil
 	}
-	before := time.Now().Add(-patience).UnixNano()
+	now, longest := time.Now().UnixNano(), time.Duration(0)
 	for c := range l.open {
-		if at := c.waits.Load(); at != 0 && at < before {
-			idle, before = c, at
+		at := c.waits.Load()
+		if at == 0 {
+			continue
+		}
+		allowed := patience
+		if !c.request.Load() {
+			allowed = firstPatience
+		}
+		if past := time.Duration(now-at) - allowed; past > longest {
+			idle, longest = c, past
 		}
 	}
 	return true, idle
