@@ -857,6 +857,7 @@ func TestCall_WhoIsThereIsFoundAmongMoreThanTheRegistryHolds(t *testing.T) {
 				}
 			}
 			require.NoError(t, one(t, d, 42).Err)
+			time.Sleep(time.Second) // for a check of the answer
 			requireNothingUnderWay(t, w)
 		})
 	}

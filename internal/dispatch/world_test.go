@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -311,9 +312,10 @@ func tried(a Answer) (list []string) {
 	return list
 }
 
-// requireNothingUnderWay holds when no call is: every pick was reported.
+// requireNothingUnderWay holds when no call is: every pick was reported, once what goes on behind calls and takes no time is over.
 func requireNothingUnderWay(t testing.TB, w *world) {
 	t.Helper()
+	synctest.Wait()
 	for _, p := range w.table.Peers(time.Now()) {
 		require.Zero(t, p.Inflight, "peer %s", string(p.Peer))
 	}

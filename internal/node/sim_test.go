@@ -126,11 +126,16 @@ func (s *simSwarm) calls(n int) (last int, slowest time.Duration) {
 
 func TestSim_AHostThatFreezesCostsOneCallAFewRoundTrips(t *testing.T) {
 	simulateSwarm(t, func(s *simSwarm) {
-		last, _ := s.calls(100)
-		s.Weather.CutOff(last, 4)
-		_, slowest := s.calls(100)
+		const noticed = 60 * time.Millisecond // no other call takes so long
+		last, slowest := 0, time.Duration(0)
+		for n := 0; slowest <= noticed; n++ { // a ping may tell before a call has to
+			require.Less(t, n, 20, "the frozen host is in use")
+			s.Weather.Heal()
+			last, _ = s.calls(100)
+			s.Weather.CutOff(last, 4)
+			_, slowest = s.calls(100)
+		}
 		require.Less(t, slowest, 300*time.Millisecond)
-		require.Greater(t, slowest, 60*time.Millisecond, "the frozen host was in use")
 		s.Weather.Heal()
 		// Back within the breaker's longest rest, without anybody telling.
 		deadline := time.Now().Add(time.Minute)
