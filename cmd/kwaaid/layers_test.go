@@ -116,18 +116,6 @@ func writeRows(t testing.TB, values []float32, shape ...int) string {
 	return path
 }
 
-// requireNear compares with golden values, to 1e-5 of the largest.
-func requireNear(t testing.TB, want, got []float32, what string) {
-	t.Helper()
-	require.Len(t, got, len(want), what)
-	var largest, worst float64
-	for i, w := range want {
-		largest = max(largest, math.Abs(float64(w)))
-		worst = max(worst, math.Abs(float64(w)-float64(got[i])))
-	}
-	require.LessOrEqual(t, worst, 1e-5*largest, "%s: off by %g of the largest value", what, worst/largest)
-}
-
 // manyRows makes n rows of some, each a little different.
 func manyRows(some []float32, n, hidden int) []float32 {
 	out := make([]float32, 0, n*hidden)
@@ -169,10 +157,10 @@ func TestLayers_EveryFamilySpreadOverFourHostsGivesTheGoldenOutputAndTheBitsOfOn
 				sum, out, err := s.caller.Client.CallLayer(t.Context(), api.LayerRequest{Name: l.name, Input: x, Combine: "peer", Timeout: commandTimeout})
 				require.NoError(t, err)
 				require.Equal(t, here.Digest, sum.Digest)
-				requireNear(t, same, out.HiddenStates.Float32s(), rows+", added up at the hosts")
+				checkpointtest.Near(t, same, out.HiddenStates.Float32s(), rows+", added up at the hosts")
 				require.Equal(t, sum.Numerics != here.Numerics, strings.HasSuffix(sum.Numerics, ","+expert.SumNumerics), sum.Numerics)
 				if want, ok := l.tensors[l.prefix+"."+rows+".block_output"]; ok {
-					requireNear(t, want.data, y, rows)
+					checkpointtest.Near(t, want.data, y, rows)
 				}
 				for _, by := range far.AnsweredBy {
 					require.Equal(t, api.WhereRemote, by.Where)
@@ -189,7 +177,7 @@ func TestLayers_EveryFamilySpreadOverFourHostsGivesTheGoldenOutputAndTheBitsOfOn
 			require.NoError(t, err)
 			require.NoError(t, f.Close())
 			require.Equal(t, res.SHA256, api.HashOutput(y))
-			requireNear(t, l.tensors[l.prefix+".rows17.block_output"].data, y, "rows17 by the command")
+			checkpointtest.Near(t, l.tensors[l.prefix+".rows17.block_output"].data, y, "rows17 by the command")
 		})
 	}
 }
@@ -230,7 +218,7 @@ func TestLayers_NoCallFailsWhileAHostOfReplicasEnds(t *testing.T) {
 						if err != nil {
 							return fmt.Errorf("call %d of client %d, added up at the hosts: %w", i, c, err)
 						}
-						requireNear(t, same.HiddenStates.Float32s(), sum.HiddenStates.Float32s(), "added up at the hosts")
+						checkpointtest.Near(t, same.HiddenStates.Float32s(), sum.HiddenStates.Float32s(), "added up at the hosts")
 					}
 					return nil
 				})

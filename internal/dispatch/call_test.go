@@ -2,16 +2,13 @@ package dispatch
 
 import (
 	"context"
-	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"gorgonia.org/tensor"
 
@@ -186,105 +183,6 @@ func TestCall_FallbacksDoNotWaitForALookUpThatHangs(t *testing.T) {
 	})
 }
 
-func TestCall_WhatMayBeLeftOutIsNotLookedForAgainAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, d := newWorld(t, DefaultConfig())
-		w.provide(42, breaks(expert.ErrDialFailed), "gone")
-		ask := func(optional bool, id expert.ID) (Answer, time.Duration) {
-			began := time.Now()
-			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: id}}, Optional: optional})
-			require.NoError(t, err)
-			return answers[0], time.Since(began)
-		}
-		for _, id := range []expert.ID{42, 43} { // one whose hosts are gone, and one that nobody ever had
-			a, took := ask(true, id)
-			require.Error(t, a.Err)
-			require.GreaterOrEqual(t, took, huntFor)
-			a, took = ask(true, id)
-			require.Error(t, a.Err)
-			require.Less(t, took, 10*time.Millisecond)
-			_, took = ask(false, id)
-			require.GreaterOrEqual(t, took, huntFor, "who needs it has it looked for")
-			time.Sleep(absenceLife)
-			_, took = ask(true, id)
-			require.GreaterOrEqual(t, took, huntFor, "now and then it is looked for")
-
-			w.provide(id, identity, "back")
-			a, took = ask(true, id)
-			require.NoError(t, a.Err)
-			require.Less(t, took, 10*time.Millisecond)
-			_, unanswered := w.table.UnansweredSince(id, time.Now())
-			require.False(t, unanswered)
-		}
-	})
-}
-
-func TestCall_LeavesOutWhoseHostsAreSilentWhereItMay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, d := newWorld(t, DefaultConfig())
-		w.provide(42, frozen, "frozen")
-		w.provide(43, identity, "well")
-		w.connect("frozen", "well")
-		w.do(func() { w.pings["frozen"] = silent })
-		ask := func(optional bool) ([]Answer, time.Duration) {
-			began := time.Now()
-			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}, {Expert: 43}}, Optional: optional})
-			require.NoError(t, err)
-			require.NoError(t, answers[1].Err)
-			return answers, time.Since(began)
-		}
-		answers, took := ask(true)
-		require.ErrorContains(t, answers[0].Err, "missed a ping")
-		require.Less(t, took, 2*huntFor)
-		// From then on it costs nothing, but for the probes of its breaker: its rest is over by now, then after twice as long.
-		for probes := range 3 {
-			answers, took = ask(true)
-			require.Error(t, answers[0].Err)
-			require.LessOrEqual(t, took, silence+pingStranger)
-			for range 3 {
-				answers, took = ask(true)
-				require.Error(t, answers[0].Err)
-				require.Less(t, took, 10*time.Millisecond)
-			}
-			time.Sleep(2 * time.Second << probes)
-		}
-		answers, took = ask(false)
-		require.ErrorIs(t, answers[0].Err, expert.ErrDeadlineExceeded, "who needs it waits for it")
-		require.Equal(t, DefaultConfig().Timeout, took)
-
-		w.do(func() { w.peers["frozen"], w.pings["frozen"] = identity, nil })
-		time.Sleep(10 * time.Second) // the longest rest of a breaker
-		answers, _ = ask(true)
-		require.NoError(t, answers[0].Err)
-		requireNothingUnderWay(t, w)
-	})
-}
-
-func TestCall_LeavesOutWhoseHostsAreSilentInAHurryAndBesideAWalkThatHangsToo(t *testing.T) {
-	for name, c := range map[string]struct{ timeout, lag, most time.Duration }{
-		"short deadline":     {400 * time.Millisecond, time.Millisecond, 400 * time.Millisecond},
-		"frozen peer in DHT": {5 * time.Second, time.Minute, 2 * huntFor},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w, d := newWorld(t, DefaultConfig())
-				w.lag = c.lag
-				w.provide(42, frozen, "frozen")
-				w.connect("frozen")
-				w.do(func() { w.pings["frozen"] = silent })
-				for _, most := range []time.Duration{c.most, silence + pingStranger, 0} { // looked for, the breaker's probe, at once
-					began := time.Now()
-					answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}, Timeout: c.timeout, Optional: true})
-					require.NoError(t, err)
-					require.Error(t, answers[0].Err)
-					require.LessOrEqual(t, time.Since(began), most)
-				}
-				requireNothingUnderWay(t, w)
-			})
-		})
-	}
-}
-
 func TestCall_HasAllTheTimeThatItsContextHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, d := newWorld(t, DefaultConfig())
@@ -303,19 +201,6 @@ func TestCall_HasAllTheTimeThatItsContextHas(t *testing.T) {
 			if given == 0 {
 				require.Equal(t, DefaultConfig().Timeout, time.Since(began))
 			}
-		}
-	})
-}
-
-func TestCall_WaitsForSlowHostsThoughTheyMayBeLeftOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, d := newWorld(t, DefaultConfig())
-		w.provide(42, after(4*time.Second, identity), "slow")
-		w.connect("slow")
-		for range 2 {
-			answers, err := d.Call(t.Context(), Request{X: rows(1), Pairs: []expert.Pair{{Expert: 42}}, Optional: true})
-			require.NoError(t, err)
-			require.NoError(t, answers[0].Err)
 		}
 	})
 }
@@ -774,107 +659,5 @@ func TestCall_ThisNodeSaysItselfWhichNumericsItsExpertHas(t *testing.T) {
 		require.NoError(t, answers[0].Err)
 		require.Equal(t, WhereLocal, answers[0].Where)
 		require.Equal(t, "tile-1", answers[0].Numerics)
-	})
-}
-
-// Records in the DHT outlive their hosts by up to half an hour: where hosts come and go most of those known may be gone.
-func TestCall_ManyGoneHostsAreInNobodysWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, d := newWorld(t, DefaultConfig())
-		gone := func(ctx context.Context) error {
-			select {
-			case <-time.After(300 * time.Millisecond):
-				return expert.ErrDialFailed
-			case <-ctx.Done():
-				return endOf(ctx)
-			}
-		}
-		for i := range 20 {
-			p := peer.ID(fmt.Sprintf("gone-%02d", i))
-			w.provide(42, breaks(expert.ErrDialFailed), p)
-			w.pings[p] = gone
-		}
-		w.connect("here-a", "here-b") // so that they take the places of two that are not
-		w.provide(42, identity, "here-a", "here-b")
-		for range 300 {
-			a := one(t, d, 42)
-			require.NoError(t, a.Err)
-			require.Len(t, a.Attempts, 1)
-			time.Sleep(100 * time.Millisecond)
-		}
-		requireNothingUnderWay(t, w)
-	})
-}
-
-// A caller that has just come knows of nobody who is there.
-func TestCall_HostsThatCannotBeDialledUseUpNoRetries(t *testing.T) {
-	for seed := range uint64(50) {
-		synctest.Test(t, func(t *testing.T) {
-			dice := rand.New(rand.NewPCG(seed, 0))
-			w, d := newWorld(t, DefaultConfig(), withDice(&lockedDice{r: dice}))
-			providers := []peer.ID{"here"}
-			for i := range 12 {
-				providers = append(providers, peer.ID(fmt.Sprintf("gone-%02d", i)))
-			}
-			dice.Shuffle(len(providers), func(i, j int) { providers[i], providers[j] = providers[j], providers[i] })
-			for _, p := range providers {
-				w.announce(42, after(time.Millisecond, breaks(expert.ErrDialFailed)), p)
-				w.pings[p] = func(context.Context) error { return expert.ErrDialFailed }
-			}
-			w.peers["here"] = after(5*time.Millisecond, identity) // with the time to dial
-			w.pings["here"] = func(context.Context) error {
-				time.Sleep(5 * time.Millisecond)
-				w.connect("here")
-				return nil
-			}
-			require.NoError(t, one(t, d, 42).Err)
-			requireNothingUnderWay(t, w)
-		})
-	}
-}
-
-// More are found than the registry remembers of one expert, in whatever order the DHT names them; nobody is connected.
-func TestCall_WhoIsThereIsFoundAmongMoreThanTheRegistryHolds(t *testing.T) {
-	for seed := range uint64(50) {
-		synctest.Test(t, func(t *testing.T) {
-			dice := rand.New(rand.NewPCG(seed, 0))
-			w, d := newWorld(t, DefaultConfig(), withDice(&lockedDice{r: dice}))
-			providers := []peer.ID{"here-a", "here-b"}
-			for i := range 28 {
-				providers = append(providers, peer.ID(fmt.Sprintf("gone-%02d", i)))
-			}
-			dice.Shuffle(len(providers), func(i, j int) { providers[i], providers[j] = providers[j], providers[i] })
-			for _, p := range providers {
-				w.announce(42, after(time.Millisecond, breaks(expert.ErrDialFailed)), p)
-				w.pings[p] = func(context.Context) error { return expert.ErrDialFailed }
-			}
-			for _, p := range []peer.ID{"here-a", "here-b"} {
-				w.peers[p] = after(5*time.Millisecond, identity) // with the time to dial
-				w.pings[p] = func(context.Context) error {
-					time.Sleep(5 * time.Millisecond)
-					w.connect(p)
-					return nil
-				}
-			}
-			require.NoError(t, one(t, d, 42).Err)
-			time.Sleep(time.Second) // for a check of the answer
-			requireNothingUnderWay(t, w)
-		})
-	}
-}
-
-// An operator unloads an expert and loads it again.
-func TestCall_TheOnlyHostIsAskedAgainOnceItHasTheExpert(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, d := newWorld(t, DefaultConfig())
-		w.announce(42, refuses(expert.ErrNotFound), "peer-a")
-		w.connect("peer-a")
-		require.ErrorIs(t, one(t, d, 42).Err, expert.ErrNotFound)
-		w.do(func() { w.peers["peer-a"] = identity })
-		time.Sleep(time.Second)
-		a := one(t, d, 42)
-		require.NoError(t, a.Err)
-		require.Len(t, a.Attempts, 1)
-		requireNothingUnderWay(t, w)
 	})
 }

@@ -60,5 +60,5 @@ func Near(t testing.TB, want, got []float32, name string) {
 		largest = max(largest, math.Abs(float64(v)))
 		worst = max(worst, math.Abs(float64(v)-float64(got[i])))
 	}
-	require.LessOrEqual(t, worst, 1e-5*largest, name)
+	require.LessOrEqual(t, worst, 1e-5*largest, "%s: off by %g of the largest value", name, worst/largest)
 }
