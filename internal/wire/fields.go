@@ -50,8 +50,8 @@ func nextField(message []byte) (f field, rest []byte, err error) {
 	return f, message[n:], nil
 }
 
-// fields counts a message's fields of that number, up to the first that is malformed.
-func fields(number protowire.Number, message []byte) (count int) {
+// countFields counts a message's fields of that number, up to the first that is malformed.
+func countFields(number protowire.Number, message []byte) (count int) {
 	for len(message) > 0 {
 		f, rest, err := nextField(message)
 		if err != nil {

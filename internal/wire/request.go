@@ -152,7 +152,7 @@ func DecodeRequest(header []byte, limits Limits) (r Request, payload int64, err 
 				continue // one too many is remembered, so that check refuses
 			}
 			if r.Pairs == nil {
-				r.Pairs = make([]expert.Pair, 0, min(1+fields(5, header), limits.Pairs+1))
+				r.Pairs = make([]expert.Pair, 0, min(1+countFields(5, header), limits.Pairs+1))
 			}
 			r.Pairs = append(r.Pairs, expert.Pair{})
 			if err = room.read(f.bytes, &r.Pairs[len(r.Pairs)-1]); err != nil {
